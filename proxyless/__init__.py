@@ -1,0 +1,57 @@
+"""`proxyless`: the service mesh that Python gRPC programs carry inside themselves.
+
+Importing this module costs next to nothing: every name below is loaded when it is first used.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from proxyless.context import deadline, remaining, shield
+    from proxyless.errors import ConfigError, MeshRpcError
+    from proxyless.explain import Explanation
+    from proxyless.mesh import Mesh, connect
+    from proxyless.server.registration import register
+
+__version__ = "0.1.0"
+
+_HOMES = {
+    "ConfigError": "proxyless.errors",
+    "Explanation": "proxyless.explain",
+    "Mesh": "proxyless.mesh",
+    "MeshRpcError": "proxyless.errors",
+    "connect": "proxyless.mesh",
+    "deadline": "proxyless.context",
+    "register": "proxyless.server.registration",
+    "remaining": "proxyless.context",
+    "shield": "proxyless.context",
+}
+
+__all__ = [
+    "ConfigError",
+    "Explanation",
+    "Mesh",
+    "MeshRpcError",
+    "__version__",
+    "connect",
+    "deadline",
+    "register",
+    "remaining",
+    "shield",
+]
+
+
+def __getattr__(name: str) -> Any:
+    home = _HOMES.get(name)
+    if home is None:
+        raise AttributeError(f"module 'proxyless' has no attribute {name!r}")
+    from importlib import import_module  # noqa: PLC0415 - nothing is imported before it is needed
+
+    value = getattr(import_module(home), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return __all__

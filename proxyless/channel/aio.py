@@ -1,0 +1,206 @@
+"""`Mesh.aio_channel(service)`: a `grpc.aio.Channel` whose every call is routed and balanced by the mesh."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+from typing import Any
+from weakref import WeakSet
+
+import grpc
+
+from proxyless.channel import wire
+from proxyless.channel.aio_call import Driven, await_snapshot
+from proxyless.channel.aio_method import StreamStream, StreamUnary, UnaryStream, UnaryUnary
+from proxyless.channel.connectivity import candidates
+from proxyless.channel.links import Links
+from proxyless.channel.subchannel import Profile, freeze
+from proxyless.channel.sync import describe
+from proxyless.context import DEADLINE
+from proxyless.script import Rpc, Wait
+
+State = grpc.ChannelConnectivity
+
+_ARITIES = ("unary_unary", "unary_stream", "stream_unary", "stream_stream")
+_KINDS = {
+    "unary_unary": grpc.aio.UnaryUnaryClientInterceptor,
+    "unary_stream": grpc.aio.UnaryStreamClientInterceptor,
+    "stream_unary": grpc.aio.StreamUnaryClientInterceptor,
+    "stream_stream": grpc.aio.StreamStreamClientInterceptor,
+}
+
+
+class AioMeshChannel(grpc.aio.Channel):  # type: ignore[misc]
+    """A channel to a service of the mesh; see `Mesh.aio_channel`. It may be used from any running loop."""
+
+    def __init__(
+        self,
+        service: str,
+        links: Links,
+        credentials: grpc.ChannelCredentials | None,
+        options: Sequence[tuple[str, Any]] | None,
+        compression: grpc.Compression | None,
+        interceptors: Sequence[Any] | None,
+    ) -> None:
+        frozen = freeze(options)
+        self.service = service
+        self.authority = str(dict(frozen).get("grpc.default_authority", service))
+        self.profile = Profile(self.authority, credentials, frozen, compression)
+        self.subchannels = links.subchannels
+        self.slot = links.slot
+        self.entry = links.entry
+        self.clock = links.clock
+        self.rng = links.rng
+        self.calls: WeakSet[Driven] = WeakSet()
+        self._closed = False
+        # Not grpcio's public API, but a protocol all the same: google-api-core, pymilvus and others append
+        # to these lists of any channel they are given, at any time.
+        self._unary_unary_interceptors: list[Any] = []
+        self._unary_stream_interceptors: list[Any] = []
+        self._stream_unary_interceptors: list[Any] = []
+        self._stream_stream_interceptors: list[Any] = []
+        for interceptor in interceptors or ():
+            self._sort_in(interceptor)
+
+    def _sort_in(self, interceptor: Any) -> None:
+        """grpcio's rule: an object goes into the first list whose kind it is, and into no other."""
+        for arity in _ARITIES:
+            if isinstance(interceptor, _KINDS[arity]):
+                getattr(self, f"_{arity}_interceptors").append(interceptor)
+                return
+        kinds = ", ".join(kind.__name__ for kind in _KINDS.values())
+        raise ValueError(f"Interceptor {interceptor!r} must be one of {kinds}")
+
+    def rpc(self, method: str, timeout: float | None, metadata: Any, wait_for_ready: bool | None) -> Rpc:
+        """A call's record, from what the caller passed; raises ValueError on metadata no peer should see."""
+        if self._closed:
+            raise grpc.aio.UsageError("Channel is closed.")
+        if metadata is not None:
+            metadata = wire.checked(metadata)
+        now = self.clock()
+        deadline = DEADLINE.get()
+        if timeout is not None and (deadline is None or now + timeout < deadline):
+            deadline = now + timeout
+        return Rpc(
+            self.service,
+            method,
+            self.authority,
+            metadata,
+            wait_for_ready,
+            deadline,
+            now,
+            self.rng,
+            self.slot.current,
+        )
+
+    def unary_unary(
+        self,
+        method: str,
+        request_serializer: Any = None,
+        response_deserializer: Any = None,
+        _registered_method: bool | None = False,
+    ) -> UnaryUnary:
+        return UnaryUnary(self, _text(method), request_serializer, response_deserializer, _registered_method)
+
+    def unary_stream(
+        self,
+        method: str,
+        request_serializer: Any = None,
+        response_deserializer: Any = None,
+        _registered_method: bool | None = False,
+    ) -> UnaryStream:
+        return UnaryStream(self, _text(method), request_serializer, response_deserializer, _registered_method)
+
+    def stream_unary(
+        self,
+        method: str,
+        request_serializer: Any = None,
+        response_deserializer: Any = None,
+        _registered_method: bool | None = False,
+    ) -> StreamUnary:
+        return StreamUnary(self, _text(method), request_serializer, response_deserializer, _registered_method)
+
+    def stream_stream(
+        self,
+        method: str,
+        request_serializer: Any = None,
+        response_deserializer: Any = None,
+        _registered_method: bool | None = False,
+    ) -> StreamStream:
+        return StreamStream(self, _text(method), request_serializer, response_deserializer, _registered_method)
+
+    def get_state(self, try_to_connect: bool = False) -> State:
+        """READY when some endpoint of the service is connected on this loop; the best of them otherwise."""
+        if self._closed:
+            return State.SHUTDOWN
+        states = {native.get_state(try_to_connect) for native in self._natives(connect=try_to_connect)}
+        for state in (State.READY, State.CONNECTING, State.IDLE, State.TRANSIENT_FAILURE):
+            if state in states:
+                return state
+        return State.CONNECTING if try_to_connect else State.IDLE
+
+    def _natives(self, connect: bool) -> list[Any]:
+        """The endpoint channels of this loop: those there are, and with `connect` one at least."""
+        loop = asyncio.get_running_loop()
+        nodes = candidates(self)
+        known = [
+            native
+            for node, cluster in nodes
+            if (native := self.subchannels.peek(loop, node.address, cluster.connection, self.profile)) is not None
+        ]
+        if not known and connect and nodes:
+            node, cluster = nodes[int(self.rng() * len(nodes))]
+            known.append(self.subchannels.aio(loop, node.address, cluster.connection, self.profile))
+        return known
+
+    async def wait_for_state_change(self, last_observed_state: State) -> None:
+        """Until the state is another than `last_observed_state`."""
+        pause = 0.005
+        while self.get_state() == last_observed_state:
+            await asyncio.sleep(pause)  # several channels behind one state: looking is cheaper than watching all
+            pause = min(pause * 2, 0.1)
+
+    async def channel_ready(self) -> None:
+        """Until some endpoint of the service is connected."""
+        pause = 0.005
+        while self.get_state(try_to_connect=True) is not State.READY:
+            if self._closed:
+                raise grpc.aio.UsageError("Channel is closed.")
+            if not candidates(self):
+                await await_snapshot(self, Wait(self.slot.current.version, self.clock() + 0.1))
+                continue
+            await asyncio.sleep(pause)
+            pause = min(pause * 2, 0.1)
+
+    async def close(self, grace: float | None = None) -> None:
+        """No more calls on this channel; what is under way has `grace` seconds, and is cancelled then."""
+        if self._closed:
+            return
+        if grace is not None and grace < 0:
+            raise ValueError(f"grace must be non-negative, got {grace}.")
+        self._closed = True
+        calls = [call for call in self.calls if not call.done()]
+        if grace and calls:
+            tasks = [asyncio.ensure_future(call._complete()) for call in calls]
+            _, late = await asyncio.wait(tasks, timeout=grace)
+            for task in late:
+                task.cancel()
+        for call in calls:
+            call.cancel()
+
+    def mesh_closed(self) -> None:
+        """The mesh this channel belongs to is closed: no new calls; those under way end with their connections."""
+        self._closed = True
+
+    async def __aenter__(self) -> AioMeshChannel:
+        return self
+
+    async def __aexit__(self, *_error: object) -> None:
+        await self.close()
+
+    def __repr__(self) -> str:
+        return describe(self.service, self.slot.current, "AioMeshChannel")
+
+
+def _text(method: str | bytes) -> str:
+    return method.decode() if isinstance(method, bytes) else method

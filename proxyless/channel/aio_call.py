@@ -1,0 +1,329 @@
+"""The asyncio driver: performs a call's script without a task of its own for as long as all goes well.
+
+A call starts when it is made, as grpcio's own do: the constructor drives the script to its first attempt.
+Whoever awaits the call carries it on from there; if nobody does when an attempt ends, or when the script
+wants to pause, a task is made for the rest. So the usual call costs no task and no future beyond grpcio's.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import weakref
+from collections.abc import Generator
+from typing import TYPE_CHECKING, Any
+
+import grpc
+
+from proxyless.channel import wire
+from proxyless.channel.wires import AioWires
+from proxyless.errors import AioMeshRpcError
+from proxyless.model.codes import Code
+from proxyless.script import OK, Drain, Outcome, Rpc, Send, Sleep, Wait
+
+if TYPE_CHECKING:
+    from proxyless.channel.aio import AioMeshChannel
+
+CODES = {code.value[0]: code for code in grpc.StatusCode}
+_LOCALLY_CANCELLED = "Locally cancelled by application!"
+
+
+class Driven:
+    """A call under way: its script, the attempt that is being made, and how it ended."""
+
+    def __init__(
+        self,
+        channel: AioMeshChannel,
+        wires: AioWires,
+        rpc: Rpc,
+        request: Any,
+        credentials: Any,
+        compression: Any,
+        loop: asyncio.AbstractEventLoop,
+    ) -> None:
+        self._channel = channel
+        self._wires = wires
+        self._rpc = rpc
+        self._request = request
+        self._credentials = credentials
+        self._compression = compression
+        self._loop = loop
+        self._script = channel.entry(rpc)
+        self._native: Any = None
+        self._attended = 0
+        self._settled: Any = None
+        self._rest: asyncio.Task[None] | None = None
+        self._outcome: Outcome | None = None
+        self._callbacks: list[Any] | None = None
+        self._committed = False
+        self._step(None)
+
+    # -- the driver
+
+    def _step(self, reply: Any) -> None:
+        """Resume the script with `reply`, and set going what it asks for next."""
+        try:
+            effect = self._script.send(reply)
+        except StopIteration as stop:
+            self._finish(stop.value)
+            return
+        if effect.__class__ is Send:
+            rpc = self._rpc
+            left = None if rpc.deadline is None else rpc.deadline - rpc.now
+            try:
+                native = self._wires.of(rpc, self._loop)(
+                    self._request,
+                    timeout=left,
+                    metadata=rpc.metadata,
+                    credentials=self._credentials,
+                    compression=self._compression,
+                )
+            except BaseException:  # a misuse that grpcio reports: the node must not stay engaged
+                self._script.close()
+                raise
+            self._native = native
+            native.add_done_callback(_Notice(self))
+        elif effect.__class__ is not Drain:
+            self._rest = self._loop.create_task(self._pause(effect))
+
+    async def _pause(self, effect: Any) -> None:
+        """Perform the effects that take time but no wire."""
+        if isinstance(effect, Sleep):
+            await asyncio.sleep(effect.seconds)
+            reply = None
+        else:
+            reply = await await_snapshot(self._channel, effect)
+        self._rest = None
+        self._rpc.now = self._channel.clock()
+        self._step(reply)
+
+    def _attempt_over(self, native: Any, reply: Outcome) -> None:
+        """`native` has ended; told by whoever noticed first."""
+        if self._settled is native or self._outcome is not None:
+            return
+        self._settled = native
+        if reply.code != 0:
+            reply.committed = self._committed
+        self._rpc.now = self._channel.clock()
+        self._step(reply)
+
+    def _noticed(self, native: Any) -> None:
+        """grpcio says that an attempt has ended. Whoever attends to it will see; else a task does."""
+        if not self._attended and self._settled is not native and self._outcome is None:
+            self._rest = self._loop.create_task(self._attend(native))
+
+    async def _attend(self, native: Any) -> None:
+        outcome = await ending(native)
+        self._rest = None
+        self._attempt_over(native, outcome)
+
+    async def _complete(self) -> Outcome:
+        """Carry the call to its end, whoever else is doing so; for `code()`, `details()` and their like."""
+        while self._outcome is None:
+            rest = self._rest
+            if rest is not None:
+                await asyncio.wait((rest,))
+                continue
+            native = self._native
+            self._attended += 1
+            try:
+                reply = await ending(native)
+            finally:
+                self._attended -= 1
+            self._attempt_over(native, reply)
+        return self._outcome
+
+    def _finish(self, outcome: Outcome) -> None:
+        self._outcome = outcome
+        if self._callbacks is not None:
+            callbacks, self._callbacks = self._callbacks, None
+            for callback in callbacks:
+                callback(self)
+
+    def _error(self, outcome: Outcome) -> BaseException:
+        if outcome.error is not None:
+            return outcome.error
+        if outcome.refused == "cancelled":
+            return asyncio.CancelledError()
+        return AioMeshRpcError(outcome.code, outcome.refused, outcome.details)
+
+    # -- grpc.aio.Call
+
+    def cancel(self) -> bool:
+        if self._outcome is not None:
+            return False
+        self._outcome = Outcome(Code.CANCELLED, _LOCALLY_CANCELLED, refused="cancelled")
+        if self._native is not None:
+            self._native.cancel()
+        if self._rest is not None:
+            self._rest.cancel()
+        self._script.close()
+        self._finish(self._outcome)
+        return True
+
+    def cancelled(self) -> bool:
+        return self._outcome is not None and self._outcome.refused == "cancelled"
+
+    def done(self) -> bool:
+        return self._outcome is not None
+
+    def add_done_callback(self, callback: Any) -> None:
+        if self._outcome is not None:
+            callback(self)
+        elif self._callbacks is None:
+            self._callbacks = [callback]
+        else:
+            self._callbacks.append(callback)
+
+    def time_remaining(self) -> float | None:
+        deadline = self._rpc.deadline
+        return None if deadline is None else max(0.0, deadline - self._channel.clock())
+
+    async def initial_metadata(self) -> Any:
+        while True:
+            native = self._native
+            if native is None or (self._outcome is not None and self._outcome.refused):
+                outcome = await self._complete()
+                if self._native is None or outcome.refused:
+                    return grpc.aio.Metadata()
+                continue
+            metadata = await native.initial_metadata()
+            if native.done():  # the answer, or a failure after which there may be another attempt
+                await self._complete()
+            if self._native is native:
+                return metadata
+
+    async def trailing_metadata(self) -> Any:
+        outcome = await self._complete()
+        if outcome.refused == "cancelled":
+            return grpc.aio.Metadata()
+        if outcome.refused:
+            return grpc.aio.Metadata(("proxyless-reason", outcome.refused))
+        return await self._native.trailing_metadata()
+
+    async def code(self) -> grpc.StatusCode:
+        return CODES[(await self._complete()).code]
+
+    async def details(self) -> str:
+        outcome = await self._complete()
+        return outcome.details if outcome.refused else await self._native.details()
+
+    async def debug_error_string(self) -> str:
+        """What the transport says of the failure."""
+        outcome = await self._complete()
+        return outcome.details if outcome.refused else await self._native.debug_error_string()
+
+    async def wait_for_connection(self) -> None:
+        while self._native is None and self._outcome is None:
+            assert self._rest is not None
+            await asyncio.wait((self._rest,))
+        if self._native is None:
+            assert self._outcome is not None
+            raise self._error(self._outcome)
+        await self._native.wait_for_connection()
+
+    def __repr__(self) -> str:
+        state = "under way" if self._outcome is None else Code(self._outcome.code).name
+        return f"<proxyless call of {self._rpc.service} {self._rpc.method}: {state}>"
+
+    def __del__(self) -> None:
+        if getattr(self, "_outcome", self) is None:
+            if self._native is not None:
+                self._native.cancel()
+            self._script.close()
+
+
+class _Notice:
+    """Tells a call that its attempt has ended, without keeping the call alive for as long as that takes."""
+
+    __slots__ = ("_call",)
+
+    def __init__(self, call: Driven) -> None:
+        self._call = weakref.ref(call)
+
+    def __call__(self, native: Any) -> None:
+        call = self._call()
+        if call is not None:
+            call._noticed(native)
+
+
+async def ending(native: Any) -> Outcome:
+    """How a native call ended, when it has; never raises what it ended with."""
+    code = await native.code()
+    if code is grpc.StatusCode.OK:
+        return OK
+    error = grpc.aio.AioRpcError(
+        code,
+        await native.initial_metadata(),
+        await native.trailing_metadata(),
+        await native.details(),
+        await native.debug_error_string(),
+    )
+    return wire.failure(error)
+
+
+async def await_snapshot(channel: AioMeshChannel, effect: Wait) -> Any:
+    """Wait for a newer snapshot, at most until the instant the effect names."""
+    loop = asyncio.get_running_loop()
+    published = asyncio.Event()
+
+    def wake() -> None:  # called by the publishing thread
+        try:
+            loop.call_soon_threadsafe(published.set)
+        except RuntimeError:
+            pass  # the loop has ended, and whoever waited with it
+
+    channel.slot.subscribe(wake)
+    try:
+        while channel.slot.current.version <= effect.version:
+            left = None if effect.until is None else effect.until - channel.clock()
+            if left is not None and left <= 0:
+                return None
+            try:
+                await asyncio.wait_for(published.wait(), left)
+            except asyncio.TimeoutError:
+                return None
+            published.clear()
+        return channel.slot.current
+    finally:
+        channel.slot.unsubscribe(wake)
+
+
+def awaited(call: Driven) -> Generator[Any, Any, Any]:
+    """`await call`, for calls with one response: the usual way to the end of a call."""
+    while True:
+        outcome = call._outcome
+        native = call._native
+        if outcome is not None:
+            if outcome.code == 0 and native is not None:
+                return (yield from native.__await__())
+            raise call._error(outcome)
+        rest = call._rest
+        if rest is not None:
+            try:
+                yield from asyncio.wait((rest,)).__await__()
+            except asyncio.CancelledError:
+                call.cancel()
+                raise
+            _raise_failure(rest)
+            continue
+        call._attended += 1
+        try:
+            response = yield from native.__await__()
+        except grpc.aio.AioRpcError as error:
+            call._attempt_over(native, wire.failure(error))
+        except BaseException:
+            # The awaiting task was cancelled, or the call was, or the answer could not be read.
+            call.cancel()
+            raise
+        else:
+            call._attempt_over(native, OK)
+            if call._outcome is OK:
+                return response
+        finally:
+            call._attended -= 1
+
+
+def _raise_failure(task: asyncio.Task[None]) -> None:
+    """A task that carried the call on must not fail in silence."""
+    if not task.cancelled() and (error := task.exception()) is not None:
+        raise error

@@ -1,0 +1,152 @@
+"""The four asyncio multicallables: what a generated stub calls. Interceptors go around, the mesh is below."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+import grpc
+
+from proxyless.channel import aio_intercept
+from proxyless.channel.aio_call import Driven
+from proxyless.channel.aio_stream import StreamStreamCall, UnaryStreamCall
+from proxyless.channel.aio_unary import StreamUnaryCall, UnaryUnaryCall
+from proxyless.channel.wires import AioWires
+
+if TYPE_CHECKING:
+    from proxyless.channel.aio import AioMeshChannel
+
+
+class _Method:
+    """One method of a service, called through one channel."""
+
+    _arity: str
+    _call: type[Driven]
+    _intercepted: Callable[..., Any]
+
+    def __init__(self, channel: AioMeshChannel, method: str, serialize: Any, deserialize: Any, registered: Any) -> None:
+        self._channel = channel
+        self._method = method
+        signature = (method, serialize, deserialize, bool(registered))
+        self._wires = AioWires(self._arity, signature, channel.profile, channel.subchannels)
+        # The list itself: libraries append to it after the channel, and even the stub, was made.
+        self._interceptors: list[Any] = getattr(channel, f"_{self._arity}_interceptors")
+
+    def _direct(
+        self, request: Any, timeout: Any, metadata: Any, credentials: Any, wait_for_ready: Any, compression: Any
+    ) -> Any:
+        channel = self._channel
+        rpc = channel.rpc(self._method, timeout, metadata, wait_for_ready)
+        loop = asyncio.get_running_loop()
+        call = self._call(channel, self._wires, rpc, request, credentials, compression, loop)
+        if call._outcome is None:
+            channel.calls.add(call)
+        return call
+
+    def _around(
+        self, request: Any, timeout: Any, metadata: Any, credentials: Any, wait_for_ready: Any, compression: Any
+    ) -> Any:
+        def invoke(
+            method: str,
+            request: Any,
+            *,
+            timeout: Any = None,
+            metadata: Any = None,
+            credentials: Any = None,
+            wait_for_ready: Any = None,
+        ) -> Any:
+            callee = self if method == self._method else self._renamed(method)
+            return callee._direct(request, timeout, metadata, credentials, wait_for_ready, compression)
+
+        intercepted = type(self)._intercepted
+        return intercepted(
+            list(self._interceptors), invoke, self._method, request, timeout, metadata, credentials, wait_for_ready
+        )
+
+    def _renamed(self, method: str) -> _Method:
+        """An interceptor changed the method's name: the same call, of another method."""
+        _, serialize, deserialize, _ = self._wires.signature
+        return type(self)(self._channel, method, serialize, deserialize, False)
+
+
+class UnaryUnary(_Method, grpc.aio.UnaryUnaryMultiCallable):  # type: ignore[misc]
+    """`channel.unary_unary(...)`"""
+
+    _arity = "unary_unary"
+    _call = UnaryUnaryCall
+    _intercepted = staticmethod(aio_intercept.unary_unary)
+
+    def __call__(
+        self,
+        request: Any,
+        *,
+        timeout: float | None = None,
+        metadata: Any = None,
+        credentials: Any = None,
+        wait_for_ready: bool | None = None,
+        compression: Any = None,
+    ) -> Any:
+        call = self._around if self._interceptors else self._direct
+        return call(request, timeout, metadata, credentials, wait_for_ready, compression)
+
+
+class UnaryStream(_Method, grpc.aio.UnaryStreamMultiCallable):  # type: ignore[misc]
+    """`channel.unary_stream(...)`"""
+
+    _arity = "unary_stream"
+    _call = UnaryStreamCall
+    _intercepted = staticmethod(aio_intercept.unary_stream)
+
+    def __call__(
+        self,
+        request: Any,
+        *,
+        timeout: float | None = None,
+        metadata: Any = None,
+        credentials: Any = None,
+        wait_for_ready: bool | None = None,
+        compression: Any = None,
+    ) -> Any:
+        call = self._around if self._interceptors else self._direct
+        return call(request, timeout, metadata, credentials, wait_for_ready, compression)
+
+
+class StreamUnary(_Method, grpc.aio.StreamUnaryMultiCallable):  # type: ignore[misc]
+    """`channel.stream_unary(...)`"""
+
+    _arity = "stream_unary"
+    _call = StreamUnaryCall
+    _intercepted = staticmethod(aio_intercept.stream_unary)
+
+    def __call__(
+        self,
+        request_iterator: Any = None,
+        timeout: float | None = None,
+        metadata: Any = None,
+        credentials: Any = None,
+        wait_for_ready: bool | None = None,
+        compression: Any = None,
+    ) -> Any:
+        call = self._around if self._interceptors else self._direct
+        return call(request_iterator, timeout, metadata, credentials, wait_for_ready, compression)
+
+
+class StreamStream(_Method, grpc.aio.StreamStreamMultiCallable):  # type: ignore[misc]
+    """`channel.stream_stream(...)`"""
+
+    _arity = "stream_stream"
+    _call = StreamStreamCall
+    _intercepted = staticmethod(aio_intercept.stream_stream)
+
+    def __call__(
+        self,
+        request_iterator: Any = None,
+        timeout: float | None = None,
+        metadata: Any = None,
+        credentials: Any = None,
+        wait_for_ready: bool | None = None,
+        compression: Any = None,
+    ) -> Any:
+        call = self._around if self._interceptors else self._direct
+        return call(request_iterator, timeout, metadata, credentials, wait_for_ready, compression)

@@ -1,0 +1,102 @@
+"""asyncio calls with a stream of responses: the script sleeps while the caller reads."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from typing import Any
+
+import grpc
+
+from proxyless.channel.aio_call import Driven, ending
+from proxyless.channel.aio_unary import attempt
+from proxyless.script import OPEN
+
+_MIXED = "The iterator and read/write APIs may not be mixed on a single RPC."
+
+
+class StreamResponse(Driven):
+    """Reading, one message at a time, from whichever attempt answers."""
+
+    _style: str | None = None
+    _messages: AsyncIterator[Any] | None = None
+
+    def __aiter__(self) -> AsyncIterator[Any]:
+        self._choose("iterate")
+        if self._messages is None:
+            self._messages = self._iterate()
+        return self._messages
+
+    async def _iterate(self) -> AsyncIterator[Any]:
+        while (message := await self._next()) is not grpc.aio.EOF:
+            yield message
+
+    async def read(self) -> Any:
+        if self._outcome is not None and self._style is None:
+            self._raise_failure()
+            return grpc.aio.EOF
+        self._choose("read")
+        return await self._next()
+
+    def _choose(self, style: str) -> None:
+        if self._style is None:
+            self._style = style
+        elif self._style != style:
+            raise grpc.aio.UsageError(_MIXED)
+
+    async def _next(self) -> Any:
+        """The next message, or EOF; an attempt that fails before its first may be followed by another."""
+        while True:
+            if self._outcome is not None and self._native is None:
+                self._raise_failure()
+            native = await attempt(self)
+            self._attended += 1
+            try:
+                message = await self._read(native)
+            except grpc.aio.AioRpcError:
+                message = grpc.aio.EOF  # how it ended is asked below, whoever noticed first
+            except asyncio.CancelledError:
+                self.cancel()
+                raise
+            finally:
+                self._attended -= 1
+            if message is not grpc.aio.EOF:
+                if not self._committed:
+                    self._committed = True
+                    if self._outcome is None and self._settled is not native:
+                        self._step(OPEN)  # "committed": nobody may try again from now on (gRFC A6)
+                return message
+            self._attempt_over(native, await ending(native))
+            while self._outcome is None and self._native is native:
+                assert self._rest is not None
+                await asyncio.wait((self._rest,))
+            if self._outcome is not None:
+                self._raise_failure()
+                return grpc.aio.EOF
+
+    async def _read(self, native: Any) -> Any:
+        if self._style == "read":
+            return await native.read()
+        try:
+            return await native.__aiter__().__anext__()
+        except StopAsyncIteration:
+            return grpc.aio.EOF
+
+    def _raise_failure(self) -> None:
+        assert self._outcome is not None
+        if self._outcome.code != 0:
+            raise self._error(self._outcome)
+
+
+class UnaryStreamCall(StreamResponse, grpc.aio.UnaryStreamCall):  # type: ignore[misc]
+    """A server stream under way."""
+
+
+class StreamStreamCall(StreamResponse, grpc.aio.StreamStreamCall):  # type: ignore[misc]
+    """Streams both ways, under way: requests from an iterator, or message by message with `write`."""
+
+    async def write(self, request: Any) -> None:
+        await (await attempt(self)).write(request)
+
+    async def done_writing(self) -> None:
+        await (await attempt(self)).done_writing()

@@ -1,0 +1,175 @@
+"""One grpc channel per endpoint: opened on first use, shared by everybody, drained and closed when unnamed.
+
+A grpc channel here is what grpc itself calls a subchannel: one address, one connection. It is keyed by event
+loop (None for sync), address, connection settings and profile, because grpcio binds an asyncio channel to its
+loop and makes one connection per distinct set of arguments. `generation` changes whenever a channel that
+somebody may have remembered must be forgotten: callers compare one number per call and look again.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import threading
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import grpc
+
+from proxyless.channel.native import aio_factories, sync_factories
+from proxyless.channel.timers import Timers
+from proxyless.model.traffic import Connection
+
+LINGER = 1.0
+"""Seconds between the last call on an unnamed endpoint and the closing of its connection: a call that read the
+snapshot just before the swap has long picked and begun by then."""
+
+
+@dataclass(frozen=True, slots=True)
+class Profile:
+    """What a mesh channel asks of its endpoint channels. Equal profiles share connections."""
+
+    authority: str
+    credentials: Any = None
+    options: tuple[tuple[str, Any], ...] = ()
+    compression: Any = None
+
+    def arguments(self, connection: Connection) -> list[tuple[str, Any]]:
+        """Channel arguments: ours, and over them whatever the user set."""
+        wait = int(connection.connect_timeout * 1000)
+        arguments: dict[str, Any] = {
+            "grpc.service_config_disable_resolution": 1,  # the mesh's documents rule, not DNS TXT records
+            "grpc.enable_http_proxy": 0,  # http_proxy in the environment must not capture endpoints
+            "grpc.default_authority": self.authority,
+            "grpc.primary_user_agent": "proxyless",
+            # "min_reconnect_backoff is the connect timeout" (`channel_arg_names.h`): 20 s by default, in
+            # which a black-holed endpoint would eat the whole deadline of every call sent to it.
+            "grpc.min_reconnect_backoff_ms": max(wait, 10),
+            "grpc.initial_reconnect_backoff_ms": 200,
+            "grpc.max_reconnect_backoff_ms": 5000,  # 120 s by default: a returned endpoint would stay cold
+            "grpc.client_idle_timeout_ms": int(connection.idle_timeout * 1000) or 2**31 - 1,
+        }
+        if connection.keepalive_time:
+            arguments["grpc.keepalive_time_ms"] = int(connection.keepalive_time * 1000)
+            arguments["grpc.keepalive_timeout_ms"] = int(connection.keepalive_timeout * 1000)
+        arguments.update(self.options)
+        # After a fork, arguments that no channel of the parent had keep the child off its dead connections.
+        arguments["proxyless.process"] = os.getpid()
+        return list(arguments.items())
+
+
+class Subchannels:
+    """Every endpoint channel of a mesh."""
+
+    def __init__(self, timers: Timers) -> None:
+        self.generation = 0
+        self._timers = timers
+        self._lock = threading.Lock()
+        self._channels: dict[tuple[Any, str, Connection, Profile], Any] = {}
+
+    def sync(self, address: str, connection: Connection, profile: Profile) -> grpc.Channel:
+        """The channel to `address` for threads."""
+        insecure, secure = sync_factories()
+        return self._get(None, address, connection, profile, insecure, secure)
+
+    def aio(
+        self, loop: asyncio.AbstractEventLoop, address: str, connection: Connection, profile: Profile
+    ) -> grpc.aio.Channel:
+        """The channel to `address` for `loop`, which must be the running one."""
+        insecure, secure = aio_factories()
+        return self._get(loop, address, connection, profile, insecure, secure)
+
+    def _get(
+        self,
+        loop: asyncio.AbstractEventLoop | None,
+        address: str,
+        connection: Connection,
+        profile: Profile,
+        insecure: Callable[..., Any],
+        secure: Callable[..., Any],
+    ) -> Any:
+        key = (loop, address, connection, profile)
+        with self._lock:
+            channel = self._channels.get(key)
+            if channel is None:
+                options = profile.arguments(connection)
+                if profile.credentials is None:
+                    channel = insecure(address, options, profile.compression)
+                else:
+                    channel = secure(address, profile.credentials, options, profile.compression)
+                if loop is not None:
+                    self._forget_closed_loops()
+                self._channels[key] = channel
+        return channel
+
+    def peek(self, loop: Any, address: str, connection: Connection, profile: Profile) -> Any:
+        """The channel there is, for reading its state; None if nobody has needed it yet."""
+        return self._channels.get((loop, address, connection, profile))
+
+    def forget(self) -> None:
+        """Have everybody look their channels up again: settings of connections have changed."""
+        self.generation += 1
+
+    def retire(self, address: str, is_named: Callable[[str], bool]) -> None:
+        """Close the channels to `address` after a while, unless it is named again by then."""
+
+        def close() -> None:
+            if not is_named(address):
+                self._close(lambda key: key[1] == address)
+
+        self._timers.after(LINGER, close)
+
+    def close(self) -> None:
+        """Close everything, now."""
+        self._close(lambda key: True)
+
+    def renew(self) -> None:
+        """In a forked child: the parent's channels are dropped, not closed; touching them could hang."""
+        _ABANDONED.extend(self._channels.values())
+        self._channels = {}
+        self._lock = threading.Lock()
+        self.generation += 1
+
+    def _close(self, which: Callable[[tuple[Any, ...]], bool]) -> None:
+        with self._lock:
+            keys = [key for key in self._channels if which(key)]
+            closing = [(key[0], self._channels.pop(key)) for key in keys]
+            self.generation += bool(closing)
+        for loop, channel in closing:
+            if loop is None:
+                channel.close()
+            else:
+                _close_on(loop, channel)
+
+    def _forget_closed_loops(self) -> None:
+        """Loops end (`asyncio.run` twice): their channels are of no use to anybody. Called under the lock."""
+        for key in [key for key in self._channels if key[0] is not None and key[0].is_closed()]:
+            del self._channels[key]
+
+    def __len__(self) -> int:
+        return len(self._channels)
+
+
+_ABANDONED: list[Any] = []
+"""Channels of a parent process: kept from the garbage collector, whose finalizers would touch them."""
+
+
+def _close_on(loop: asyncio.AbstractEventLoop, channel: grpc.aio.Channel) -> None:
+    def close() -> None:
+        task = loop.create_task(channel.close())
+        _CLOSING.add(task)
+        task.add_done_callback(_CLOSING.discard)
+
+    try:
+        loop.call_soon_threadsafe(close)
+    except RuntimeError:
+        pass  # the loop is closed, and its channels' connections with it
+
+
+_CLOSING: set[Any] = set()
+
+
+def freeze(options: Sequence[tuple[str, Any]] | None) -> tuple[tuple[str, Any], ...]:
+    """Channel options as a part of a key: a list of pairs or None, as grpcio takes them."""
+    return tuple((str(name), value) for name, value in options or ())

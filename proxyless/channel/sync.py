@@ -1,0 +1,158 @@
+"""`Mesh.channel(service)`: a `grpc.Channel` whose every call is routed and balanced by the mesh.
+
+Generated stubs, `grpc.intercept_channel` and `grpc.channel_ready_future` work on it unchanged. It owns no
+connection: those belong to the mesh and are shared, so a channel is cheap to make and to drop.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import grpc
+
+from proxyless.channel import wire
+from proxyless.channel.connectivity import Connectivity
+from proxyless.channel.links import Links
+from proxyless.channel.subchannel import Profile, freeze
+from proxyless.channel.sync_stream import StreamStream, UnaryStream
+from proxyless.channel.sync_unary import StreamUnary, UnaryUnary
+from proxyless.context import DEADLINE
+from proxyless.script import Rpc
+
+
+class MeshChannel(grpc.Channel):  # type: ignore[misc]
+    """A channel to a service of the mesh; see `Mesh.channel`."""
+
+    def __init__(
+        self,
+        service: str,
+        links: Links,
+        credentials: grpc.ChannelCredentials | None,
+        options: Sequence[tuple[str, Any]] | None,
+        compression: grpc.Compression | None,
+    ) -> None:
+        frozen = freeze(options)
+        self.service = service
+        self.authority = str(dict(frozen).get("grpc.default_authority", service))
+        self.profile = Profile(self.authority, credentials, frozen, compression)
+        self.subchannels = links.subchannels
+        self.slot = links.slot
+        self.timers = links.timers
+        self.entry = links.entry
+        self.clock = links.clock
+        self.rng = links.rng
+        self.pause = links.pause
+        self._closed = False
+        self._connectivity = Connectivity(self)
+
+    def rpc(self, method: str, timeout: float | None, metadata: Any, wait_for_ready: bool | None) -> Rpc:
+        """A call's record, from what the caller passed; raises ValueError on metadata no peer should see."""
+        if self._closed:
+            raise ValueError("Cannot invoke RPC on closed channel!")
+        if metadata is not None:
+            metadata = wire.checked(metadata)
+        now = self.clock()
+        deadline = DEADLINE.get()
+        if timeout is not None and (deadline is None or now + timeout < deadline):
+            deadline = now + timeout
+        return Rpc(
+            self.service,
+            method,
+            self.authority,
+            metadata,
+            wait_for_ready,
+            deadline,
+            now,
+            self.rng,
+            self.slot.current,
+        )
+
+    # The fourth argument is positional for `grpc.intercept_channel`, by name for generated stubs.
+
+    def unary_unary(
+        self,
+        method: str,
+        request_serializer: Any = None,
+        response_deserializer: Any = None,
+        _registered_method: bool | None = False,
+    ) -> UnaryUnary:
+        return UnaryUnary(self, _text(method), request_serializer, response_deserializer, _registered_method)
+
+    def unary_stream(
+        self,
+        method: str,
+        request_serializer: Any = None,
+        response_deserializer: Any = None,
+        _registered_method: bool | None = False,
+    ) -> UnaryStream:
+        return UnaryStream(self, _text(method), request_serializer, response_deserializer, _registered_method)
+
+    def stream_unary(
+        self,
+        method: str,
+        request_serializer: Any = None,
+        response_deserializer: Any = None,
+        _registered_method: bool | None = False,
+    ) -> StreamUnary:
+        return StreamUnary(self, _text(method), request_serializer, response_deserializer, _registered_method)
+
+    def stream_stream(
+        self,
+        method: str,
+        request_serializer: Any = None,
+        response_deserializer: Any = None,
+        _registered_method: bool | None = False,
+    ) -> StreamStream:
+        return StreamStream(self, _text(method), request_serializer, response_deserializer, _registered_method)
+
+    def subscribe(self, callback: Any, try_to_connect: bool | None = False) -> None:
+        """Tell `callback` of every change of the channel's connectivity, beginning with the present one."""
+        self._connectivity.subscribe(callback, bool(try_to_connect))
+
+    def unsubscribe(self, callback: Any) -> None:
+        self._connectivity.unsubscribe(callback)
+
+    def get_state(self, try_to_connect: bool = False) -> grpc.ChannelConnectivity:
+        """The channel's connectivity now: READY when some endpoint of the service can be called."""
+        return self._connectivity.state(try_to_connect)
+
+    def close(self) -> None:
+        """No more calls on this channel. Connections stay with the mesh, for the other channels."""
+        self._closed = True
+        self._connectivity.close()
+
+    def mesh_closed(self) -> None:
+        """The mesh this channel belongs to is closed, and the channel with it."""
+        self.close()
+
+    def _get_registered_call_handle(self, _method: str) -> int:
+        """grpcio's experimental static API asks for this; the endpoint channels register methods themselves."""
+        return 0
+
+    def __enter__(self) -> MeshChannel:
+        return self
+
+    def __exit__(self, *_error: object) -> None:
+        self.close()
+
+    def __repr__(self) -> str:
+        return describe(self.service, self.slot.current, "MeshChannel")
+
+
+def describe(service: str, snapshot: Any, kind: str) -> str:
+    """`<MeshChannel 'orders' v42: 12 nodes, 3 in flight>`: what a person at a debugger wants to know."""
+    nodes = {
+        node.address: node
+        for key, cluster in snapshot.clusters.items()
+        if key.service == service
+        for node in cluster.nodes
+    }
+    if service not in snapshot.services:
+        return f"<{kind} {service!r}: nothing known yet>"
+    inflight = sum(node.inflight for node in nodes.values())
+    return f"<{kind} {service!r} v{snapshot.version}: {len(nodes)} nodes, {inflight} in flight>"
+
+
+def _text(method: str | bytes) -> str:
+    return method.decode() if isinstance(method, bytes) else method

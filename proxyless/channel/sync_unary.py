@@ -1,0 +1,141 @@
+"""Blocking calls with one response: the driver that waits in the caller's own thread.
+
+Also where `.future()` begins, whose driver is `sync_future.py`.
+"""
+
+from __future__ import annotations
+
+import threading
+from typing import TYPE_CHECKING, Any
+
+import grpc
+
+from proxyless.channel import wire
+from proxyless.channel.sync_future import CallFuture
+from proxyless.channel.wires import SyncWires
+from proxyless.errors import MeshRpcError
+from proxyless.model.codes import Code
+from proxyless.model.snapshot import Snapshot
+from proxyless.script import OK, Outcome, Rpc, Send, Sleep, Wait
+
+if TYPE_CHECKING:
+    from proxyless.channel.sync import MeshChannel
+
+
+class _UnaryResponse:
+    """What unary-unary and stream-unary have in common: everything but what the first argument is."""
+
+    _arity: str
+
+    def __init__(self, channel: MeshChannel, method: str, serialize: Any, deserialize: Any, registered: Any) -> None:
+        self._channel = channel
+        self._method = method
+        signature = (method, serialize, deserialize, bool(registered))
+        self._wires = SyncWires(self._arity, signature, channel.profile, channel.subchannels)
+
+    def __call__(
+        self,
+        request: Any,
+        timeout: float | None = None,
+        metadata: Any = None,
+        credentials: Any = None,
+        wait_for_ready: bool | None = None,
+        compression: Any = None,
+    ) -> Any:
+        rpc = self._channel.rpc(self._method, timeout, metadata, wait_for_ready)
+        return self._drive(rpc, False, request, credentials, compression)
+
+    def with_call(
+        self,
+        request: Any,
+        timeout: float | None = None,
+        metadata: Any = None,
+        credentials: Any = None,
+        wait_for_ready: bool | None = None,
+        compression: Any = None,
+    ) -> Any:
+        rpc = self._channel.rpc(self._method, timeout, metadata, wait_for_ready)
+        return self._drive(rpc, True, request, credentials, compression)
+
+    def future(
+        self,
+        request: Any,
+        timeout: float | None = None,
+        metadata: Any = None,
+        credentials: Any = None,
+        wait_for_ready: bool | None = None,
+        compression: Any = None,
+    ) -> CallFuture:
+        rpc = self._channel.rpc(self._method, timeout, metadata, wait_for_ready)
+        call = CallFuture(self._channel, self._wires, rpc, request, credentials, compression)
+        call.start()
+        return call
+
+    def _drive(self, rpc: Rpc, with_call: bool, request: Any, credentials: Any, compression: Any) -> Any:
+        """Perform the script's effects here and now, one after the other."""
+        channel = self._channel
+        script = channel.entry(rpc)
+        response = None
+        reply: Any = None
+        try:
+            while True:
+                effect = script.send(reply)
+                if effect.__class__ is Send:
+                    native = self._wires.of(rpc)
+                    if with_call:
+                        native = native.with_call
+                    left = None if rpc.deadline is None else rpc.deadline - rpc.now
+                    try:
+                        response = native(request, left, rpc.metadata, credentials, None, compression)
+                        reply = OK
+                    except grpc.RpcError as error:
+                        reply = wire.failure(error)
+                elif effect.__class__ is Sleep:
+                    channel.pause(effect.seconds)  # type: ignore[union-attr]
+                    reply = None
+                else:
+                    reply = await_snapshot(channel, effect)  # type: ignore[arg-type]
+                rpc.now = channel.clock()
+        except StopIteration as stop:
+            outcome: Outcome = stop.value
+        except BaseException:  # an interrupt, or a misuse that grpcio reports: the node must not stay engaged
+            script.close()
+            raise
+        if outcome.code == 0:
+            return response
+        raise error_of(outcome)
+
+
+class UnaryUnary(_UnaryResponse, grpc.UnaryUnaryMultiCallable):  # type: ignore[misc]
+    """`channel.unary_unary(...)`"""
+
+    _arity = "unary_unary"
+
+
+class StreamUnary(_UnaryResponse, grpc.StreamUnaryMultiCallable):  # type: ignore[misc]
+    """`channel.stream_unary(...)`"""
+
+    _arity = "stream_unary"
+
+
+def error_of(outcome: Outcome) -> BaseException:
+    """What the caller gets to see: the wire's own error unchanged, or our refusal."""
+    if outcome.error is not None:
+        return outcome.error
+    return MeshRpcError(outcome.code or Code.UNKNOWN, outcome.refused, outcome.details)
+
+
+def await_snapshot(channel: MeshChannel, effect: Wait) -> Snapshot | None:
+    """Block until there is a newer snapshot, or until the instant the effect names."""
+    published = threading.Event()
+    channel.slot.subscribe(published.set)
+    try:
+        while channel.slot.current.version <= effect.version:
+            left = None if effect.until is None else effect.until - channel.clock()
+            if left is not None and left <= 0:
+                return None
+            published.wait(left)
+            published.clear()
+        return channel.slot.current
+    finally:
+        channel.slot.unsubscribe(published.set)

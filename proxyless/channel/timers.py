@@ -1,0 +1,59 @@
+"""One thread for all that has to happen later: pauses of `.future()` calls, channels to be closed.
+
+A `threading.Timer` is a thread each; a retry storm of thousands of futures must not be thousands of threads.
+"""
+
+from __future__ import annotations
+
+import heapq
+import itertools
+import logging
+import threading
+import time
+from collections.abc import Callable
+
+log = logging.getLogger("proxyless")
+
+
+class Timers:
+    """Calls functions when their time has come, on one daemon thread that lives while there is work."""
+
+    IDLE = 5.0
+    """Seconds without work after which the thread ends; the next timer starts another."""
+
+    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+        self._clock = clock
+        self._serial = itertools.count()
+        self._heap: list[tuple[float, int, Callable[[], None]]] = []
+        self._wake = threading.Condition()
+        self._thread: threading.Thread | None = None
+
+    def after(self, seconds: float, function: Callable[[], None]) -> None:
+        """Call `function` in `seconds`. It must not block; what it raises is logged."""
+        with self._wake:
+            heapq.heappush(self._heap, (self._clock() + seconds, next(self._serial), function))
+            if self._thread is None:
+                self._thread = threading.Thread(target=self._run, name="proxyless-timers", daemon=True)
+                self._thread.start()
+            self._wake.notify()
+
+    def renew(self) -> None:
+        """In a forked child: the thread is gone, and so are those who wanted to be called."""
+        self._heap = []
+        self._wake = threading.Condition()
+        self._thread = None
+
+    def _run(self) -> None:
+        while True:
+            with self._wake:
+                while not self._heap or self._heap[0][0] > self._clock():
+                    pause = self._heap[0][0] - self._clock() if self._heap else self.IDLE
+                    if not self._wake.wait(pause) and not self._heap:
+                        self._thread = None
+                        return
+                _, _, function = heapq.heappop(self._heap)
+            try:
+                function()
+            except Exception:
+                log.exception("a timer's function failed")
+            del function

@@ -1,0 +1,68 @@
+"""grpc's words and the script's, one into the other."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable
+from typing import Any
+
+import grpc
+
+from proxyless.model.codes import Code
+from proxyless.script import Outcome
+
+_KEY = re.compile(r"[0-9a-z_.-]+")
+_KNOWN_KEYS: set[str] = set()
+_MOST_KNOWN = 4096
+
+FORBIDDEN = frozenset(
+    "te host connection keep-alive proxy-connection transfer-encoding upgrade content-length".split()
+)
+"""Keys that end the whole HTTP/2 connection, or are meant for it alone (RFC 9113, 8.2.2)."""
+
+_NEVER_SENT = ("failed to connect to all addresses", "connections to all backends failing", "empty address list")
+"""How C-core's messages begin when a connection could not be made (`pick_first.cc`): the request never left."""
+
+
+def checked(metadata: Iterable[tuple[str, str | bytes]]) -> Any:
+    """The caller's metadata, once it is known to be harmless; raises ValueError as grpcio does for its own checks.
+
+    One hostile value can end a connection that others share (CVE-2023-32731 and kin), so what HTTP/2 forbids
+    is refused here, before any connection sees it.
+    """
+    if not isinstance(metadata, (tuple, list, grpc.aio.Metadata)):
+        metadata = tuple(metadata)
+    for key, value in metadata:
+        if key not in _KNOWN_KEYS:
+            _check_key(key)
+        if key[-4:] == "-bin":
+            continue
+        text = value if isinstance(value, str) else bytes(value).decode("latin-1")
+        if not (text.isascii() and (text.isprintable())):
+            raise ValueError(
+                f"metadata {key!r} has a value that HTTP/2 can't carry (control or non-ASCII characters); "
+                f"encode it, or use a key that ends in -bin with bytes"
+            )
+    return metadata
+
+
+def _check_key(key: str) -> None:
+    if not isinstance(key, str) or not _KEY.fullmatch(key):
+        raise ValueError(f"metadata key {key!r} is not lower-case letters, digits and _ . -")
+    if key in FORBIDDEN:
+        raise ValueError(f"metadata key {key!r} belongs to HTTP/2 and would end the connection for every caller")
+    if len(_KNOWN_KEYS) < _MOST_KNOWN:
+        _KNOWN_KEYS.add(key)
+
+
+def failure(error: Any) -> Outcome:
+    """What a failed call of grpcio's (sync or asyncio) came to. Nothing of the error is lost: it is passed on."""
+    status = error.code()
+    details = error.details() or ""
+    return Outcome(
+        status.value[0] if status is not None else Code.UNKNOWN,
+        details,
+        trailers=error.trailing_metadata() or (),
+        unsent=status is grpc.StatusCode.UNAVAILABLE and details.startswith(_NEVER_SENT),
+        error=error,
+    )

@@ -1,0 +1,193 @@
+"""The last good state on disk, so that a process that starts while its source is down can still serve.
+
+One folder a source (its identity hashed, so that nothing of it shows), with a file for the documents and one
+for each watched service: processes that use different services share a folder without undoing each other's
+files. Files are replaced whole, are readable by their owner alone, and are not believed when they are older
+than a day. Written one second after a change, and never from a state that is stale or in doubt.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import tempfile
+import threading
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from proxyless.control import RawDocument
+from proxyless.model.findings import Invalid
+from proxyless.model.topology import Endpoint, Locality, Watched
+
+FORMAT = "proxyless-cache/1"
+OLDEST = 24 * 3600.0
+"""Seconds after which a file is history: endpoints of yesterday may be somebody else's addresses today."""
+DEBOUNCE = 1.0
+
+State = tuple[Mapping[str, RawDocument], Mapping[Watched, Sequence[Endpoint]]]
+
+
+def default_folder() -> Path:
+    """Where caches belong by the XDG rules; never a folder that others can write."""
+    home = os.environ.get("XDG_CACHE_HOME")
+    return (Path(home) if home else Path("~/.cache").expanduser()) / "proxyless"
+
+
+class Cache:
+    """Reads and writes the last good state of one source."""
+
+    def __init__(self, folder: Path, identity: str, wall: Callable[[], float] = time.time) -> None:
+        self.folder = folder / hashlib.blake2b(identity.encode(), digest_size=12).hexdigest()
+        self._wall = wall
+        self._written: dict[str, object] = {}
+
+    def load(self) -> State:
+        """What an earlier process knew; empty where nothing is there or nothing can be believed."""
+        documents: dict[str, RawDocument] = {}
+        for record in self._lines("documents.jsonl"):
+            raw = RawDocument(
+                record["key"], record["text"], record["version"], record["origin"], record["data"], _lines(record)
+            )
+            documents[raw.key] = raw
+        endpoints = {}
+        for path in sorted(self.folder.glob("endpoints-*.jsonl")) if self.folder.is_dir() else ():
+            records = list(self._lines(path.name))
+            if records and "watched" in records[0]:
+                watched = Watched(*records[0]["watched"])
+                endpoints[watched] = [e for e in map(_endpoint, records[1:]) if e is not None]
+        return documents, endpoints
+
+    def save(self, state: State) -> None:
+        """Write what has changed since the last time. Raises OSError."""
+        documents, endpoints = state
+        if self._written.get("documents") != documents:
+            self._replace("documents.jsonl", map(_document, documents.values()))
+            self._written["documents"] = documents
+        for watched, known in endpoints.items():
+            if self._written.get(str(watched)) is not known:
+                name = hashlib.blake2b(str(watched).encode(), digest_size=12).hexdigest()
+                head = {"watched": [watched.service, watched.datacenter]}
+                self._replace(f"endpoints-{name}.jsonl", _chain(head, map(_record, known)))
+                self._written[str(watched)] = known
+
+    def _lines(self, name: str) -> Iterator[dict[str, Any]]:
+        """The records of a file; nothing at all of one that is old, foreign or broken."""
+        try:
+            with (self.folder / name).open(encoding="utf-8") as file:
+                head = json.loads(file.readline())
+                age = self._wall() - float(head["saved_at"])
+                if head.get("format") != FORMAT or not -3600 < age < OLDEST:
+                    return
+                records = [json.loads(line) for line in file]
+                if len(records) != head["records"]:
+                    return
+        except (OSError, ValueError, KeyError, TypeError, AttributeError):
+            return
+        yield from (record for record in records if isinstance(record, dict))
+
+    def _replace(self, name: str, records: Iterable[dict[str, Any]]) -> None:
+        self.folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+        # Line by line: one dump of ten thousand endpoints would hold the interpreter for a tenth of a second.
+        lines = [json.dumps(record) for record in records]
+        head = json.dumps({"format": FORMAT, "saved_at": self._wall(), "records": len(lines)})
+        handle, temporary = tempfile.mkstemp(dir=self.folder, prefix=f".{name}-")  # made with mode 0600
+        try:
+            with os.fdopen(handle, "w", encoding="utf-8") as file:
+                file.write(head + "\n")
+                for line in lines:
+                    file.write(line + "\n")
+                file.flush()
+                os.fsync(file.fileno())
+            Path(temporary).replace(self.folder / name)
+        except BaseException:
+            Path(temporary).unlink(missing_ok=True)
+            raise
+
+
+class Saver:
+    """Writes the cache from a thread of its own, a second after something changed."""
+
+    def __init__(self, cache: Cache, state: Callable[[], State | None], failed: Callable[[str], None]) -> None:
+        self._cache = cache
+        self._state = state
+        self._failed = failed
+        self._lock = threading.Lock()
+        self._thread: threading.Thread | None = None
+        self._stop = threading.Event()
+        self._dirty = threading.Event()
+
+    def changed(self) -> None:
+        """Something changed; returns at once."""
+        self._dirty.set()
+        with self._lock:
+            if self._thread is None and not self._stop.is_set():
+                self._thread = threading.Thread(target=self._run, name="proxyless-cache", daemon=True)
+                self._thread.start()
+
+    def close(self) -> None:
+        """Write no more, but for what is waiting to be written."""
+        self._stop.set()
+        self._dirty.set()
+        with self._lock:
+            thread = self._thread
+        if thread is not None and thread is not threading.current_thread():
+            thread.join(0.05)
+
+    def _run(self) -> None:
+        while True:
+            self._dirty.wait()
+            self._stop.wait(DEBOUNCE)
+            self._dirty.clear()
+            state = self._state()
+            if state is not None:
+                try:
+                    self._cache.save(state)
+                except OSError as error:
+                    self._failed(f"the state can't be written to disk: {error.strerror}")
+                    return
+            if self._stop.is_set():
+                return
+
+
+def _document(raw: RawDocument) -> dict[str, Any]:
+    text = raw.text.decode("utf-8", "replace") if isinstance(raw.text, bytes) else raw.text
+    lines = [[list(path), line] for path, line in (raw.lines or {}).items()]
+    return {
+        "key": raw.key,
+        "text": text,
+        "version": raw.version,
+        "origin": raw.origin,
+        "data": raw.data,
+        "lines": lines,
+    }
+
+
+def _lines(record: Mapping[str, Any]) -> dict[tuple[str | int, ...], int]:
+    return {tuple(path): line for path, line in record["lines"]}
+
+
+def _record(endpoint: Endpoint) -> dict[str, Any]:
+    return {
+        "address": endpoint.address,
+        "weight": endpoint.weight,
+        "warning_weight": endpoint.warning_weight,
+        "locality": str(endpoint.locality),
+        "labels": dict(endpoint.labels),
+        "status": endpoint.status,
+        "entry": endpoint.entry,
+    }
+
+
+def _endpoint(record: Mapping[str, Any]) -> Endpoint | None:
+    try:
+        return Endpoint(**{**record, "locality": Locality.parse(record["locality"])})
+    except (Invalid, TypeError, KeyError, AttributeError):
+        return None
+
+
+def _chain(head: dict[str, Any], rest: Iterable[dict[str, Any]]) -> Iterator[dict[str, Any]]:
+    yield head
+    yield from rest

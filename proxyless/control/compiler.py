@@ -1,0 +1,229 @@
+"""Documents and endpoints in, one snapshot out: or every error that keeps a document from having effect.
+
+Here names are resolved, policies laid over each other, split tables, pickers and filter stacks made, so that
+a call has nothing left to look up. What has not changed since the last snapshot is taken over as it is: a
+picker keeps its place in the turn, and one changed endpoint costs nothing to the clusters it is not in.
+"""
+
+from __future__ import annotations
+
+import difflib
+import json
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from proxyless.control import SERVICES
+from proxyless.control.bexpr import compile_filter
+from proxyless.model.documents import MeshDocument, ServiceDocument, Subset
+from proxyless.model.findings import Finding
+from proxyless.model.routes import Route, Split
+from proxyless.model.snapshot import Cluster, ClusterKey, NodeState, PlannedRoute, ServiceTable, Snapshot
+from proxyless.model.topology import Endpoint, Watched
+from proxyless.model.traffic import DEFAULTS, TrafficPolicy, overlay
+from proxyless.policy.balancers import Balancer
+from proxyless.policy.headers import editor
+from proxyless.policy.matcher import Matcher
+from proxyless.policy.split import shares, splitter
+
+CATCH_ALL = Route(name="default")
+"""What a service without routes has: every call goes to every endpoint."""
+
+
+@dataclass(frozen=True, slots=True)
+class World:
+    """All that is known and valid: what a snapshot is made of."""
+
+    wanted: frozenset[str]
+    services: Mapping[str, ServiceDocument]
+    mesh: MeshDocument
+    endpoints: Mapping[Watched, Sequence[Endpoint]]
+    versions: Mapping[str, str] = field(default_factory=dict)
+    rejected: Mapping[str, str] = field(default_factory=dict)
+    """Services whose document is invalid and that never had a valid one: nobody may guess what was meant."""
+
+
+@dataclass(frozen=True, slots=True)
+class Compiled:
+    """What came of it. With `findings` (by document key) there is no snapshot."""
+
+    snapshot: Snapshot | None
+    findings: Mapping[str, Sequence[Finding]]
+    watched: frozenset[Watched]
+
+
+class Compiler:
+    """Compiles worlds, one after the other; remembers the last so as to take over what is the same."""
+
+    def __init__(
+        self,
+        node_of: Callable[[ClusterKey, Endpoint], NodeState],
+        compose: Callable[[PlannedRoute], Any],
+        balancers: Mapping[str, Balancer],
+        labels: Mapping[str, str],
+        rng: Callable[[], float],
+    ) -> None:
+        self._node_of = node_of
+        self._compose = compose
+        self._balancers = balancers
+        self._labels = labels
+        self._rng = rng
+        self._clusters: dict[ClusterKey, tuple[tuple[Any, ...], Cluster]] = {}
+        self._tables: dict[str, tuple[tuple[Any, ...], ServiceTable]] = {}
+
+    def compile(self, world: World, version: int) -> Compiled:
+        """Make the snapshot of `world`, or say what is wrong with which document."""
+        findings = self._check(world)
+        if findings:
+            return Compiled(None, findings, frozenset())
+        clusters: dict[ClusterKey, Cluster] = {}
+        made: dict[ClusterKey, tuple[tuple[Any, ...], Cluster]] = {}
+        tables: dict[str, tuple[tuple[Any, ...], ServiceTable]] = {}
+        for service in sorted(world.wanted):
+            for key in self._destinations(world, service):
+                if key not in made:
+                    made[key] = self._cluster(world, key)
+                    clusters[key] = made[key][1]
+            tables[service] = self._table(world, service, clusters)
+        self._clusters, self._tables = made, tables
+        snapshot = Snapshot(version, {name: table for name, (_, table) in tables.items()}, clusters)
+        return Compiled(snapshot, {}, frozenset(cluster.watched for cluster in clusters.values()))
+
+    # -- checking what no single document can show
+
+    def _check(self, world: World) -> dict[str, list[Finding]]:
+        findings: dict[str, list[Finding]] = {}
+        for service, document in world.services.items():
+            wrong = [*self._unknown_destinations(world, service, document), *self._unknown_balancers(document)]
+            if wrong:
+                findings[SERVICES + service] = wrong
+        mesh_policy = world.mesh.defaults.traffic_policy
+        if wrong := [*self._unknown_balancer(mesh_policy, "defaults.trafficPolicy")]:
+            findings["mesh"] = wrong
+        return findings
+
+    def _unknown_destinations(self, world: World, service: str, document: ServiceDocument) -> Iterable[Finding]:
+        for index, route in enumerate(document.routes):
+            for number, split in enumerate(route.split):
+                if split.subset is None:
+                    continue
+                owner = split.service or service
+                known = world.services[owner].subsets if owner in world.services else {}
+                if split.subset not in known:
+                    near = difflib.get_close_matches(split.subset, list(known), n=1)
+                    hint = f'did you mean "{near[0]}"?' if near else f"its subsets are: {', '.join(known) or 'none'}"
+                    where = f"routes[{index}].split[{number}].subset"
+                    yield Finding(where, f'{owner} has no subset "{split.subset}"', hint=hint)
+
+    def _unknown_balancers(self, document: ServiceDocument) -> Iterable[Finding]:
+        yield from self._unknown_balancer(document.traffic_policy, "trafficPolicy")
+        for name, subset in document.subsets.items():
+            yield from self._unknown_balancer(subset.traffic_policy, f"subsets.{name}.trafficPolicy")
+
+    def _unknown_balancer(self, policy: TrafficPolicy | None, where: str) -> Iterable[Finding]:
+        name = policy.load_balancer.policy if policy and policy.load_balancer else None
+        if name is not None and name not in self._balancers:
+            known = ", ".join(sorted(self._balancers))
+            near = difflib.get_close_matches(name, list(self._balancers), n=1)
+            hint = f'did you mean "{near[0]}"?' if near else f"the balancers are: {known}"
+            yield Finding(f"{where}.loadBalancer.policy", f'no balancer is named "{name}"', hint=hint)
+
+    # -- clusters
+
+    @staticmethod
+    def _destinations(world: World, service: str) -> list[ClusterKey]:
+        document = world.services.get(service)
+        routes = (document.routes if document else ()) or (CATCH_ALL,)
+        keys = [key for route in routes for key in destinations(service, route)]
+        return list(dict.fromkeys(keys))
+
+    def _cluster(self, world: World, key: ClusterKey) -> tuple[tuple[Any, ...], Cluster]:
+        document = world.services.get(key.service) or ServiceDocument()
+        subset = document.subsets[key.subset] if key.subset else None
+        policy = overlay(
+            DEFAULTS,
+            world.mesh.defaults.traffic_policy,
+            document.traffic_policy,
+            subset.traffic_policy if subset else None,
+        )
+        discovery = document.discovery
+        watched = Watched(discovery.service or key.service, discovery.datacenter or "")
+        endpoints = world.endpoints.get(watched)
+        inputs = (endpoints, discovery, subset, policy)
+        last = self._clusters.get(key)
+        if last is not None and last[0][0] is endpoints and last[0][1:] == inputs[1:]:
+            return last
+        members = select(endpoints or (), discovery.only_passing, discovery.filter, subset)
+        nodes = [self._node_of(key, endpoint) for endpoint in members]
+        weights = [endpoint.effective_weight for endpoint in members]
+        balancer = self._balancers[policy.load_balancer.policy]
+        picker = balancer(nodes, weights, policy.load_balancer, self._rng)
+        cluster = Cluster(key, watched, policy, nodes, weights, picker, known=endpoints is not None)
+        return inputs, cluster
+
+    # -- routes
+
+    def _table(
+        self, world: World, service: str, clusters: Mapping[ClusterKey, Cluster]
+    ) -> tuple[tuple[Any, ...], ServiceTable]:
+        document = world.services.get(service)
+        version = world.versions.get(SERVICES + service, "none")
+        rejected = world.rejected.get(service, "")
+        used = tuple(clusters[key] for key in self._destinations(world, service))
+        inputs = (document, world.mesh.defaults, version, rejected, used)
+        last = self._tables.get(service)
+        if last is not None and last[0][:-1] == inputs[:-1] and all(a is b for a, b in zip(last[0][-1], used)):  # noqa: B905
+            return last
+        routes = () if rejected else (document.routes if document else ()) or (CATCH_ALL,)
+        planned = [self._plan(world, service, index, route, clusters) for index, route in enumerate(routes)]
+        return inputs, ServiceTable(service, planned, version, rejected)
+
+    def _plan(
+        self, world: World, service: str, index: int, route: Route, clusters: Mapping[ClusterKey, Cluster]
+    ) -> PlannedRoute:
+        timeout = route.timeout if route.timeout is not None else world.mesh.defaults.timeout
+        weights = [split.weight for split in route.split] or [1.0]
+        planned = PlannedRoute(
+            name=route.name or f"route-{index}",
+            route=route,
+            matcher=Matcher(route.match, self._labels),
+            choose=splitter(weights),
+            clusters=[clusters[key] for key in destinations(service, route)],
+            shares=shares(weights),
+            edits=[editor(route.headers, split.headers) for split in route.split] or [editor(route.headers)],
+            run=None,
+            timeout=float(timeout) if timeout else None,
+        )
+        object.__setattr__(planned, "run", self._compose(planned))  # it knows its own route, so it comes last
+        return planned
+
+
+def destinations(service: str, route: Route) -> list[ClusterKey]:
+    """Where the calls of a route go: what a split leaves out is the document's own service, all of it."""
+    if route.direct_response is not None:
+        return []
+    return [ClusterKey(split.service or service, split.subset or "") for split in route.split or (Split(),)]
+
+
+def select(
+    endpoints: Sequence[Endpoint], only_passing: bool, filter_: str, subset: Subset | None
+) -> list[Endpoint]:
+    """The endpoints that may be called: healthy enough, weighing something, and in the subset."""
+    members = [
+        endpoint
+        for endpoint in endpoints
+        if endpoint.effective_weight > 0 and (endpoint.status == "passing" or not only_passing)
+    ]
+    wanted = subset.labels if subset is not None else {}
+    if wanted:
+        pairs = tuple(wanted.items())
+        members = [e for e in members if all(e.labels.get(key) == value for key, value in pairs)]
+    filters = [compile_filter(text) for text in (filter_, subset.filter if subset else "") if text]
+    if filters:
+        members = [e for e in members if _passes(e, filters)]
+    return members
+
+
+def _passes(endpoint: Endpoint, filters: Sequence[Callable[[Mapping[str, Any]], bool]]) -> bool:
+    entry = json.loads(endpoint.entry) if endpoint.entry else {}
+    return all(passes(entry) for passes in filters)

@@ -1,0 +1,247 @@
+"""What Consul's health endpoint says about a service, read into endpoints; whatever cannot be one is left out, with the reason.
+
+Each instance was written by whoever may register one, so nothing in it is trusted: a field of the wrong type, a
+forbidden address or an absurd weight costs that instance and no other.
+
+An answer about 10,000 instances is 15 MB, and most of them are as they were. So it is never decoded as a whole, which
+would hold up every other thread of the process: it is cut where one instance ends and the next begins, and only the
+pieces that were not in the answer before are decoded.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping
+from typing import Any, Final, TypeVar
+
+from proxyless.model.findings import Invalid
+from proxyless.model.topology import NOWHERE, Endpoint, Locality
+
+T = TypeVar("T")
+
+# How an answer begins, where its first entry does, what stands between two entries, how much of that is the end of the
+# first and how much is not yet the second, and how the answer ends. Quotes and newlines inside JSON's strings are
+# escaped, and checks, the only other objects with a "Node", have a text there: so neither separator can stand anywhere
+# else. The second form is a dev agent's, which indents.
+_FORMS: Final = (
+    (b'[{"Node":{', 1, b'},{"Node":{', 1, 2, b"}]", 1),
+    (b"[\n    {\n", 6, b"\n    },\n    {\n", 6, 12, b"\n    }\n]", 2),
+)
+
+_SEVERITY: Final = {"passing": 0, "warning": 1, "critical": 2}
+
+_POOLED: Final = 4096
+"""Texts and localities that are kept to be shared; far more than differ where sharing pays."""
+
+
+class Instances:
+    """Reads one service's answers, one after the other; what an entry was read into is kept for the next answer.
+
+    `elsewhere` says that the service is in another datacenter than we, where its WAN addresses count.
+    """
+
+    def __init__(self, *, elsewhere: bool = False) -> None:
+        self._elsewhere = elsewhere
+        # Keyed by the very text that the endpoint holds as its `entry`, so the text is in memory once.
+        self._read: dict[str, Endpoint | str] = {}
+        self._texts: dict[str, str] = {}
+        self._localities: dict[tuple[str, str, str], Locality] = {}
+
+    def read(self, body: bytes) -> tuple[list[Endpoint], list[str]]:
+        """The endpoints, and a reason for every instance left out; raises ValueError if `body` is no list of entries.
+
+        Both are empty only if the list is.
+        """
+        read = self._pieces(body)
+        if read is None:
+            read = self._whole(body)
+        self._read = read
+        best: dict[str, Endpoint] = {}
+        dropped = []
+        for endpoint in read.values():
+            if isinstance(endpoint, str):
+                dropped.append(endpoint)
+                continue
+            # After a crash an instance may be registered twice, under its old and its new id.
+            other = best.setdefault(endpoint.address, endpoint)
+            if _SEVERITY[endpoint.status] < _SEVERITY[other.status]:
+                best[endpoint.address] = endpoint
+        return list(best.values()), dropped
+
+    def _pieces(self, body: bytes) -> dict[str, Endpoint | str] | None:
+        """Cut instead of decoded; None if it is not written as Consul writes it. Every new piece proves its own cut:
+        if each is an object, then all of them, with the brackets and commas between, were the list."""
+        before, read = self._read, {}
+        try:
+            for text in _cut(body):
+                known = before.get(text)
+                if known is None:
+                    read[text] = self._entry(json.loads(text), text)
+                elif isinstance(known, str):
+                    read[text] = known
+                else:
+                    read[known.entry] = known
+        except (ValueError, RecursionError):
+            return None
+        return read or None
+
+    def _whole(self, body: bytes) -> dict[str, Endpoint | str]:
+        try:
+            entries = json.loads(body)
+            if not isinstance(entries, list):
+                raise ValueError(f"it is {_kind(entries)}")
+            return {text: self._entry(entry, text) for entry in entries for text in (json.dumps(entry),)}
+        except (ValueError, RecursionError) as e:
+            raise ValueError(f"the answer is not a JSON list of instances: {str(e)[:100] or 'too deep'}") from None
+
+    def _entry(self, entry: object, text: str) -> Endpoint | str:
+        """The endpoint, or why there is none."""
+        name = "an instance"
+        try:
+            if not isinstance(entry, dict):
+                raise Invalid(("", f"must be an object, got {_kind(entry)}"))
+            service = _part(entry, "Service", {})
+            if name_ := service.get("ID"):
+                name = _shown(name_)
+            return self._endpoint(_part(entry, "Node", {}), service, _part(entry, "Checks", []), text)
+        except Invalid as e:
+            return f"{name}: {e}"
+
+    def _endpoint(self, node: Mapping[str, Any], service: Mapping[str, Any], checks: list[Any], text: str) -> Endpoint:
+        meta = _part(service, "Meta", {})
+        weights = _part(service, "Weights", {})
+        passing = _part(weights, "Passing", 1)
+        return Endpoint(
+            address=self._address(node, service),
+            weight=passing,
+            # Consul's own default is 1/1, but a registration that gives Passing alone has Warning 0.
+            warning_weight=_part(weights, "Warning", 0 if "Passing" in weights else 1),
+            locality=self._locality(node, service, meta),
+            labels=self._labels(_part(service, "Tags", []), meta),
+            status=_status(checks),
+            entry=text,
+        )
+
+    def _address(self, node: Mapping[str, Any], service: Mapping[str, Any]) -> str:
+        """Consul's `CheckServiceNode.BestAddress` (agent/structs): the service's, else the node's, and from another
+        datacenter the WAN address of each first."""
+        port = _part(service, "Port", 0)
+        host = ""
+        if self._elsewhere:
+            wan = _part(_part(service, "TaggedAddresses", {}), "wan", {})
+            host = _part(wan, "Address", "")
+            port = (_part(wan, "Port", 0) if host else 0) or port
+        host = host or _part(service, "Address", "")
+        if not host and self._elsewhere:
+            host = _part(_part(node, "TaggedAddresses", {}), "wan", "")
+        host = host or _part(node, "Address", "")
+        if not port:
+            socket = _part(service, "SocketPath", "")
+            why = "is a unix socket, which nobody else can reach" if socket else "must not be 0: register it with its port"
+            raise Invalid(("port", why))
+        return f"[{host}]:{port}" if ":" in host and not host.startswith("[") else f"{host}:{port}"
+
+    def _locality(self, node: Mapping[str, Any], service: Mapping[str, Any], meta: Mapping[str, Any]) -> Locality:
+        """The first of the places where it may be said; where none names a region the datacenter is it."""
+        node_meta = _part(node, "Meta", {})
+        for said in (_part(service, "Locality", {}), _part(node, "Locality", {})):
+            region, zone, subzone = _part(said, "Region", ""), _part(said, "Zone", ""), ""
+            if region or zone:
+                break
+        else:
+            if whole := _part(meta, "proxyless_locality", ""):
+                parts = whole.split("/")
+                if len(parts) > 3:
+                    raise Invalid(("proxyless_locality", f"must be region/zone/subzone, got {_shown(whole)}"))
+                region, zone, subzone = (*parts, "", "")[:3]
+            else:
+                for said, prefix in ((meta, "proxyless_"), (meta, ""), (node_meta, "")):
+                    region, zone, subzone = (_part(said, prefix + name, "") for name in ("region", "zone", "subzone"))
+                    if region or zone or subzone:
+                        break
+        key = (region or _part(node_meta, "region", "") or _part(node, "Datacenter", ""), zone, subzone)
+        found = self._localities.get(key)
+        if found is None:
+            found = Locality(*key) if any(key) else NOWHERE
+            _keep(self._localities, key, found)
+        return found
+
+    def _labels(self, tags: list[Any], meta: Mapping[str, Any]) -> dict[str, str]:
+        """The tags, and over them the meta: a tag `k=v` is a label k, any other is a label that is there."""
+        labels = {}
+        for tag in tags:
+            if not isinstance(tag, str):
+                raise Invalid(("Tags", f"must be texts, got {_kind(tag)}"))
+            name, given, value = tag.partition("=")
+            if name and given:
+                labels[self._same(name)] = self._same(value)
+            else:
+                labels[self._same(tag)] = "true"
+        for name, value in meta.items():
+            if not isinstance(value, str):
+                raise Invalid((f"Meta.{_shown(name)}", f"must be a text, got {_kind(value)}"))
+            labels[self._same(name)] = self._same(value)
+        return labels
+
+    def _same(self, text: str) -> str:
+        """One object for equal texts: ten thousand instances have the same few versions and zones."""
+        found = self._texts.get(text)
+        if found is None:
+            found = text
+            if len(text) <= 64:
+                _keep(self._texts, text, text)
+        return found
+
+
+def _cut(body: bytes) -> Iterator[str]:
+    """The text of each entry. Searched and copied entry by entry: no single step takes longer than one entry does."""
+    end = len(body) - body.endswith(b"\n")
+    for opening, start, between, first, skip, closing, last in _FORMS:
+        if body.startswith(opening) and body.endswith(closing, 0, end):
+            while (at := body.find(between, start)) >= 0:
+                yield body[start : at + first].decode()
+                start = at + skip
+            yield body[start : end - last].decode()
+
+
+def _status(checks: list[Any]) -> str:
+    """The worst of its checks (Consul's `HealthChecks.AggregatedStatus`); an instance without any passes.
+
+    Node checks count like its own. Maintenance is worse than critical to Consul and the same to a client: no calls.
+    """
+    worst = "passing"
+    for check in checks:
+        if not isinstance(check, dict):
+            raise Invalid(("Checks", f"must be objects, got {_kind(check)}"))
+        status = _part(check, "Status", "")
+        name = _part(check, "CheckID", "")
+        if status not in _SEVERITY or name == "_node_maintenance" or name.startswith("_service_maintenance:"):
+            return "critical"
+        if _SEVERITY[status] > _SEVERITY[worst]:
+            worst = status
+    return worst
+
+
+def _part(whole: Mapping[str, Any], name: str, empty: T) -> T:
+    """A field of the type of `empty`, which stands for one that is missing or null."""
+    value = whole.get(name)
+    if value is None:
+        return empty
+    if type(value) is not type(empty):
+        raise Invalid((name, f"must be {_kind(empty)}, got {_kind(value)}"))
+    return value
+
+
+def _keep(pool: dict[Any, Any], key: object, value: object) -> None:
+    if len(pool) >= _POOLED:
+        pool.clear()
+    pool[key] = value
+
+
+def _kind(value: object) -> str:
+    kinds = {dict: "an object", list: "a list", str: "a text", int: "a whole number", float: "a fraction"}
+    return kinds.get(type(value), "a truth value" if isinstance(value, bool) else "nothing")
+
+
+def _shown(text: object) -> str:
+    return ascii(text)[:60]

@@ -1,0 +1,65 @@
+"""The sources by their URL's scheme, and the door for plug-ins. A new one is one file and one line here."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections.abc import Callable, Mapping
+from importlib.metadata import entry_points
+from pathlib import Path
+
+from proxyless.control import Source
+from proxyless.control.cache import Cache, default_folder
+
+Factory = Callable[[], tuple[Source, Cache | None]]
+"""Makes a source afresh (a forked child needs another one), and where its last good state is kept."""
+
+
+def _consul(url: str) -> Factory:
+    from proxyless.control.consul import ConsulSource  # noqa: PLC0415 - py-consul costs 130 ms to import
+    from proxyless.control.consul_settings import ConsulSettings  # noqa: PLC0415
+
+    settings = ConsulSettings.parse(url)
+    folder = Path(settings.snapshot) if settings.snapshot else default_folder()
+    # One state per cluster and per set of rights: what one token may see is not for another's process.
+    secret = hashlib.blake2b((settings.token or "").encode(), digest_size=8).hexdigest()
+    identity = "|".join(
+        str(part) for part in (settings.address, settings.prefix, settings.dc, settings.ns, settings.partition, secret)
+    )
+    cache = None if settings.snapshot == "off" else Cache(folder, identity)
+    return lambda: (ConsulSource(settings), cache)
+
+
+def _file(url: str) -> Factory:
+    from proxyless.control.file import FileSource  # noqa: PLC0415
+
+    path = url.partition(":")[2]
+    path = path.removeprefix("//") if path.startswith("//") else path
+    if not path:
+        raise ValueError(f"{url!r} names no file: write file:mesh.yaml, or file:FOLDER")
+    return lambda: (FileSource(path), None)
+
+
+SOURCES: Mapping[str, Callable[[str], Factory]] = {
+    "consul": _consul,
+    "consul+https": _consul,
+    "file": _file,
+}
+
+
+def default_url() -> str:
+    """Where the mesh's state comes from when the program doesn't say: PROXYLESS_SOURCE, else the local Consul."""
+    return os.environ.get("PROXYLESS_SOURCE") or "consul://"
+
+
+def factory(url: str) -> Factory:
+    """The maker of the source that `url` names; raises ValueError with what to write instead."""
+    scheme, colon, _ = url.partition(":")
+    if colon and scheme in SOURCES:
+        return SOURCES[scheme](url)
+    plugins = {entry.name: entry for entry in entry_points(group="proxyless.sources")}
+    if colon and scheme in plugins:
+        make = plugins[scheme].load()
+        return lambda: (make(url), None)
+    known = ", ".join(f"{name}:" for name in sorted({*SOURCES, *plugins}))
+    raise ValueError(f"{url!r} is not the URL of a source: it must begin with one of {known}")

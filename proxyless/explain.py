@@ -1,0 +1,137 @@
+"""What would happen, and what is: `Mesh.explain` and `Mesh.status`, made of the snapshot that calls read.
+
+Both are pure: they read what is there, send nothing, draw nothing and count nothing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict, dataclass, fields, is_dataclass
+from typing import Any
+
+from proxyless.model.quantities import Duration, camel
+from proxyless.model.snapshot import Cluster, PlannedRoute, ServiceTable, Snapshot
+from proxyless.model.topology import Locality
+from proxyless.policy.matcher import joined
+
+
+@dataclass(frozen=True, slots=True)
+class Explanation:
+    """The decision for one request (CONTRACT section 1). `refusal` is the reason's word, or None."""
+
+    service: str
+    method: str
+    route: str | None
+    refusal: str | None
+    rejected: tuple[Mapping[str, str], ...]
+    split: tuple[Mapping[str, Any], ...]
+    endpoints: tuple[Mapping[str, Any], ...]
+    timeout: float | None
+    retry: Mapping[str, Any] | None
+    fault: Mapping[str, Any] | None
+    mirror: tuple[Mapping[str, Any], ...]
+    policy: Mapping[str, Any]
+    """The traffic policy in effect for each destination, defaults included."""
+
+    def to_dict(self) -> dict[str, Any]:
+        """The same, JSON-able."""
+        return asdict(self)
+
+
+def explain(snapshot: Snapshot, service: str, method: str, metadata: Iterable[tuple[str, Any]] = ()) -> Explanation:
+    """Follow a request through `snapshot` without making it. A `fraction` counts as drawn: it is chance."""
+    table = snapshot.services.get(service)
+    if table is None or table.rejected:
+        return _refused(service, method, "not_ready", ())
+    headers = joined(metadata)
+    rejected = []
+    for route in table.routes:
+        why = route.matcher.why_not(method, service, headers)
+        if not why:
+            return _followed(service, method, route, tuple(rejected))
+        rejected.append({"route": route.name, "why": why})
+    return _refused(service, method, "no_route", tuple(rejected))
+
+
+def _refused(service: str, method: str, reason: str, rejected: tuple[Mapping[str, str], ...]) -> Explanation:
+    return Explanation(service, method, None, reason, rejected, (), (), None, None, None, (), {})
+
+
+def _followed(service: str, method: str, route: PlannedRoute, rejected: tuple[Mapping[str, str], ...]) -> Explanation:
+    endpoints = tuple(entry for cluster in route.clusters for entry in _endpoints(cluster))
+    refusal = None
+    if route.route.direct_response is not None:
+        refusal = "direct_response"
+    elif not endpoints:
+        refusal = "no_endpoints" if all(cluster.known for cluster in route.clusters) else "not_ready"
+    split = tuple(
+        {"service": cluster.key.service, "subset": cluster.key.subset or None, "percent": round(100 * share, 6)}
+        for cluster, share in zip(route.clusters, route.shares, strict=False)
+    )
+    policies = {str(cluster.key): plain(cluster.policy) for cluster in route.clusters}
+    return Explanation(
+        service, method, route.name, refusal, rejected, split, endpoints, route.timeout, None, None, (), policies
+    )
+
+
+def _endpoints(cluster: Cluster) -> list[dict[str, Any]]:
+    return [
+        {
+            "address": node.address,
+            "service": cluster.key.service,
+            "subset": cluster.key.subset or None,
+            "locality": str(node.endpoint.locality),
+            "weight": weight,
+            "state": "healthy" if node.endpoint.status == "passing" else node.endpoint.status,
+            "in_flight": node.inflight,
+        }
+        for node, weight in zip(cluster.nodes, cluster.weights, strict=True)
+    ]
+
+
+def plain(value: Any) -> Any:
+    """A model value as a document would write it: camelCase keys, durations as text, nothing that is unset."""
+    if isinstance(value, Duration):
+        return str(value)
+    if is_dataclass(value) and not isinstance(value, type):
+        pairs = ((camel(f.name).rstrip("_"), getattr(value, f.name)) for f in fields(value))
+        return {key: plain(part) for key, part in pairs if part is not None and part not in ((), {})}
+    if isinstance(value, Mapping):
+        return {key: plain(part) for key, part in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [plain(part) for part in value]
+    return value
+
+
+def status_of(
+    snapshot: Snapshot, loop: Mapping[str, Any], labels: Mapping[str, str], locality: Locality
+) -> dict[str, Any]:
+    """`Mesh.status()`: the loop's view of its documents, with the snapshot's of routes and endpoints."""
+    services = {name: _service(table) for name, table in snapshot.services.items()}
+    endpoints = [entry for cluster in snapshot.clusters.values() for entry in _endpoints(cluster)]
+    return {
+        **loop,
+        "labels": dict(labels),
+        "locality": str(locality),
+        "services": services,
+        "endpoints": endpoints,
+    }
+
+
+def _service(table: ServiceTable) -> dict[str, Any]:
+    routes = [
+        {
+            "name": route.name,
+            "match": [plain(block) for block in route.route.match],
+            "split": [
+                {"service": cluster.key.service, "subset": cluster.key.subset or None, "percent": round(100 * share, 6)}
+                for cluster, share in zip(route.clusters, route.shares, strict=False)
+            ],
+            "timeout": route.timeout,
+            "directResponse": plain(route.route.direct_response),
+        }
+        for route in table.routes
+    ]
+    return {"version": table.version, "rejected": table.rejected or None, "routes": routes}
+
+

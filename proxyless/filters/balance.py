@@ -1,0 +1,79 @@
+"""The last step before the wire: choose a node of the destination, and bracket the attempt on it.
+
+`begin` and `done` stand around the attempt, so that in-flight counts are right whatever happens: success,
+failure, cancellation, or a caller who lets go of a stream (the driver closes the script, `finally` runs).
+"""
+
+from __future__ import annotations
+
+from proxyless.model.codes import Code
+from proxyless.script import ABANDONED, DRAIN, Outcome, Rpc, Script, Service, refuse, sleep, wait
+
+FIRST_PAUSE = 0.02
+LONGEST_PAUSE = 1.0
+"""`wait_for_ready` looks again after 20 ms, then doubles up to 1 s: quicker than a person, slower than a storm."""
+
+
+def balance(rpc: Rpc, _next: Service) -> Script[Outcome]:
+    """Pick, send, and tell the node how it went."""
+    pause = FIRST_PAUSE
+    while True:
+        node = rpc.cluster.picker.pick(rpc.rng)
+        if node is None:
+            refusal = yield from _no_endpoints(rpc)
+            if refusal is not None:
+                return refusal
+            continue
+        if rpc.deadline is not None and rpc.deadline <= rpc.now:
+            return (yield from _expired(rpc))
+        rpc.node = node
+        outcome = ABANDONED
+        node.begin()
+        try:
+            outcome = yield node.send
+            if outcome.open:
+                outcome = ABANDONED
+                outcome = yield DRAIN
+        finally:
+            node.done(outcome.code != 0)
+        if not (outcome.unsent and rpc.wait_for_ready):
+            return outcome
+        # "wait_for_ready: queue while there is no usable endpoint" - of the mesh, not of the one node that
+        # happened to be picked: forwarded to a single connection it would pin the call to a dead endpoint.
+        yield from sleep(pause if rpc.deadline is None else max(0.0, min(pause, rpc.deadline - rpc.now)))
+        pause = min(pause * 2, LONGEST_PAUSE)
+
+
+def _expired(rpc: Rpc) -> Script[Outcome]:
+    return refuse(
+        Code.DEADLINE_EXCEEDED,
+        "deadline",
+        f"the deadline of {rpc.method} had passed before it was sent to {rpc.cluster.key}; nothing was sent",
+    )
+
+
+def _no_endpoints(rpc: Rpc) -> Script[Outcome | None]:
+    """Wait for a newer snapshot where that may help, and go by what it says of the cluster; else refuse."""
+    cluster = rpc.cluster
+    if cluster.known and not rpc.wait_for_ready:
+        outcome = yield from refuse(Code.UNAVAILABLE, "no_endpoints", _why_none(rpc))
+        return outcome
+    newer = yield from wait(rpc.snapshot.version, rpc.deadline)
+    if newer is None:
+        if rpc.wait_for_ready and cluster.known:
+            return (yield from _expired(rpc))
+        outcome = yield from refuse(Code.UNAVAILABLE, "not_ready" if not cluster.known else "no_endpoints", _why_none(rpc))
+        return outcome
+    rpc.snapshot = newer
+    rpc.cluster = newer.clusters.get(cluster.key, cluster)
+    return None
+
+
+def _why_none(rpc: Rpc) -> str:
+    cluster = rpc.cluster
+    if not cluster.known:
+        return f"the source has not said yet where {cluster.key} runs (asked by route {rpc.route.name})"
+    return (
+        f"{cluster.key} has no endpoint that may be called (route {rpc.route.name} of {rpc.service}, "
+        f"watched as {cluster.watched}); see `proxyless endpoints {cluster.key.service}`"
+    )

@@ -1,0 +1,15 @@
+"""The route's own timeout: it bounds the whole call, and can only ever shorten what the caller allows."""
+
+from __future__ import annotations
+
+from proxyless.script import Outcome, Rpc, Script, Service
+
+
+def deadline(rpc: Rpc, next: Service) -> Script[Outcome]:  # noqa: A002 - the filter's word, as in Finagle
+    """Take the earlier of what the caller and the route allow ("never extends the app deadline" - gRFC A31)."""
+    timeout = rpc.route.timeout
+    if timeout is not None:
+        at = rpc.now + timeout
+        if rpc.deadline is None or at < rpc.deadline:
+            rpc.deadline = at
+    return next(rpc)

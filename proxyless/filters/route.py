@@ -1,0 +1,64 @@
+"""Which route a call follows, and which destination of it: decided once, before everything else.
+
+"Routing happens in a ConfigSelector, once per RPC, before LB and before retries" (gRFC A31).
+"""
+
+from __future__ import annotations
+
+from proxyless.model.codes import Code
+from proxyless.model.snapshot import PlannedRoute
+from proxyless.policy.matcher import joined
+from proxyless.script import Outcome, Rpc, Script, refuse, wait
+
+
+def route(rpc: Rpc) -> Script[Outcome]:
+    """Follow the first route that matches. The head of every call: what comes next, the route itself knows."""
+    table = rpc.snapshot.services.get(rpc.service)
+    if table is None:
+        return _first_snapshot(rpc)
+    headers = None
+    for test, planned in table.plan(rpc.method, rpc.authority):
+        if test is not None:
+            if headers is None:
+                headers = joined(rpc.metadata)
+            if not test(headers, rpc.rng):
+                continue
+        return _follow(rpc, planned)
+    if table.rejected:
+        return refuse(Code.UNAVAILABLE, "not_ready", table.rejected)
+    return refuse(
+        Code.UNAVAILABLE,
+        "no_route",
+        f"no route of {rpc.service} ({len(table.routes)} in its document, version {table.version}) matches "
+        f"{rpc.method}; see `proxyless explain {rpc.service} {rpc.method}`",
+    )
+
+
+def _follow(rpc: Rpc, planned: PlannedRoute) -> Script[Outcome]:
+    rpc.route = planned
+    clusters = planned.clusters
+    index = planned.choose(rpc.rng()) if len(clusters) > 1 else 0
+    if clusters:
+        rpc.cluster = clusters[index]
+        edit = planned.edits[index]
+        if edit is not None:
+            rpc.metadata = edit(rpc.metadata)
+    script: Script[Outcome] = planned.run(rpc)
+    return script
+
+
+def _first_snapshot(rpc: Rpc) -> Script[Outcome]:
+    """Nothing is known of this service yet: wait for it, as long as the caller would."""
+    while rpc.service not in rpc.snapshot.services:
+        newer = yield from wait(rpc.snapshot.version, rpc.deadline)
+        if newer is None:
+            refusal = yield from refuse(
+                Code.UNAVAILABLE,
+                "not_ready",
+                f"nothing was heard of {rpc.service} before the call's deadline: its source has not answered yet "
+                f"and no earlier state was found on disk; see `Mesh.status()`",
+            )
+            return refusal
+        rpc.snapshot = newer
+    outcome = yield from route(rpc)
+    return outcome

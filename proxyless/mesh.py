@@ -1,0 +1,327 @@
+"""The composition root: one source, one state, one stack; channels to open on them.
+
+Everything that the rest of the package takes as an argument is handed out here: the clock, the dice, the
+lists of balancers, where the source is. Nothing else in the library knows how the parts fit together.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import random
+import threading
+import time
+import weakref
+from collections.abc import Mapping, Sequence
+from importlib.metadata import entry_points
+from typing import TYPE_CHECKING, Any
+
+import grpc
+
+from proxyless.channel.aio import AioMeshChannel
+from proxyless.channel.links import Links
+from proxyless.channel.subchannel import Subchannels
+from proxyless.channel.sync import MeshChannel
+from proxyless.channel.timers import Timers
+from proxyless.control import Source
+from proxyless.control.cache import Cache, Saver
+from proxyless.control.compiler import Compiler
+from proxyless.control.loop import Loop
+from proxyless.control.sources import Factory, default_url, factory
+from proxyless.errors import ConfigError
+from proxyless.events import Observer, Suspicious, emitter, log_event
+from proxyless.model.findings import Invalid
+from proxyless.model.snapshot import Snapshot
+from proxyless.model.topology import NOWHERE, Locality
+from proxyless.policy.balancers import BALANCERS, Balancer
+from proxyless.script import Send
+from proxyless.stack import ENTRY, compose
+from proxyless.state import Node, Nodes, SnapshotSlot
+
+if TYPE_CHECKING:
+    from proxyless.explain import Explanation
+
+log = logging.getLogger("proxyless")
+
+PATIENCE = 1.0
+"""Seconds a source is given to speak before the disk is asked: a hung agent refuses nothing, it is only silent."""
+
+
+def connect(
+    source: str | Source | None = None,
+    *,
+    labels: Mapping[str, str] | None = None,
+    locality: str | None = None,
+    services: Sequence[str] = (),
+    balancers: Mapping[str, Balancer] | None = None,
+    tracer_provider: Any = None,
+    meter_provider: Any = None,
+    observers: Sequence[Observer] = (),
+) -> Mesh:
+    """Open the mesh. Returns at once; a source that is down is not an error.
+
+    `source` is a URL (`consul://127.0.0.1:8500?prefix=proxyless/v1`, `file:mesh.yaml`), an object with the
+    methods of `proxyless.control.Source`, or None for `PROXYLESS_SOURCE`, else the Consul agent that
+    `CONSUL_HTTP_ADDR` names. `labels` and `locality` ("region/zone/subzone"; else `PROXYLESS_LOCALITY`)
+    describe this process. `services` are followed from now on instead of from their first channel.
+    `balancers` adds to the balancers that documents may name. Raises ConfigError for what can't be meant.
+    """
+    for name, given in (("tracer_provider", tracer_provider), ("meter_provider", meter_provider)):
+        if given is not None:
+            raise ConfigError(f"connect({name}=…) is not supported yet: this version emits no telemetry")
+    try:
+        here = Locality.parse(locality or os.environ.get("PROXYLESS_LOCALITY", "")) or NOWHERE
+    except Invalid as wrong:
+        raise ConfigError(f"connect(locality={locality!r}): {wrong}") from None
+    if source is None or isinstance(source, str):
+        try:
+            make = factory(source or default_url())
+        except ValueError as wrong:
+            raise ConfigError(f"connect: {wrong}") from None
+    else:
+        given_source = source
+        make = lambda: (given_source, None)  # noqa: E731 - the factory of a source that is there already
+    mesh = Mesh(make, dict(labels or {}), here, _all_balancers(balancers or {}), [log_event, *observers])
+    for service in services:
+        mesh.want(service)
+    return mesh
+
+
+def _all_balancers(given: Mapping[str, Balancer]) -> dict[str, Balancer]:
+    found = {entry.name: entry.load() for entry in entry_points(group="proxyless.balancers")}
+    return {**BALANCERS, **found, **given}
+
+
+class Mesh:
+    """The mesh as this process sees it; made by `connect`. Safe to use from any thread and any event loop."""
+
+    def __init__(
+        self,
+        make_source: Factory,
+        labels: Mapping[str, str],
+        locality: Locality,
+        balancers: Mapping[str, Balancer],
+        observers: Sequence[Observer],
+    ) -> None:
+        self._make_source = make_source
+        self.labels = labels
+        self.locality = locality
+        self._balancers = balancers
+        self._emit = emitter(observers)
+        self._dice = random.Random()
+        self._clock = time.monotonic
+        self._slot = SnapshotSlot()
+        self._nodes = Nodes(Send)
+        self._timers = Timers()
+        self._subchannels = Subchannels(self._timers)
+        self._links = Links(
+            slot=self._slot,
+            subchannels=self._subchannels,
+            timers=self._timers,
+            entry=ENTRY,
+            clock=self._clock,
+            rng=self._dice.random,
+            pause=time.sleep,
+        )
+        self._channels: weakref.WeakSet[MeshChannel | AioMeshChannel] = weakref.WeakSet()
+        self._wanted: set[str] = set()
+        self._lock = threading.Lock()
+        self._closed = False
+        self._start(version=0)
+        _LIVING.add(self)
+
+    def _start(self, version: int) -> None:
+        source, cache = self._make_source()
+        compiler = Compiler(self._nodes.node, compose, self._balancers, self.labels, self._dice.random)
+        self._source = source
+        self._cache: Cache | None = cache
+        self._loop = loop = Loop(source, compiler, self._publish, self._emit, self._clock, version)
+        self._saver: Saver | None = None
+        if cache is not None:
+            failed = lambda why: self._emit(Suspicious(source.name, "disk", why))  # noqa: E731
+            self._saver = Saver(cache, loop.believed, failed)
+            loop.on_change = self._saver.changed
+            loop.on_silence = self._restore
+        source.start(loop)
+        for service in sorted(self._wanted):
+            self._follow(service)
+
+    # -- channels
+
+    def channel(
+        self,
+        service: str,
+        *,
+        credentials: grpc.ChannelCredentials | None = None,
+        options: Sequence[tuple[str, Any]] = (),
+        compression: grpc.Compression | None = None,
+    ) -> MeshChannel:
+        """A `grpc.Channel` to `service`, for any generated stub. Cheap: connections are made by the first calls.
+
+        `credentials`, `options` and `compression` are those of grpcio and apply to every endpoint.
+        """
+        self.want(service)
+        channel = MeshChannel(service, self._links, credentials, options, compression)
+        self._channels.add(channel)
+        return channel
+
+    def aio_channel(
+        self,
+        service: str,
+        *,
+        credentials: grpc.ChannelCredentials | None = None,
+        options: Sequence[tuple[str, Any]] = (),
+        compression: grpc.Compression | None = None,
+        interceptors: Sequence[Any] = (),
+    ) -> AioMeshChannel:
+        """A `grpc.aio.Channel` to `service`. It may be made outside of a loop and used from any."""
+        self.want(service)
+        channel = AioMeshChannel(service, self._links, credentials, options, compression, interceptors)
+        self._channels.add(channel)
+        return channel
+
+    # -- knowing
+
+    def want(self, service: str) -> None:
+        """Follow `service` from now on. Channels do it by themselves."""
+        if self._closed:
+            raise ValueError("this mesh is closed: connect() again")
+        if not service or not isinstance(service, str):
+            raise ConfigError(f"a service has a name, got {service!r}")
+        with self._lock:
+            if service in self._wanted:
+                return
+            self._wanted.add(service)
+        self._follow(service)
+
+    def _follow(self, service: str) -> None:
+        self._loop.want(service)
+        if self._cache is not None:
+            loop = self._loop
+            self._timers.after(PATIENCE, lambda: self._restore() if loop.silent and loop is self._loop else None)
+
+    def _restore(self) -> None:
+        """The source is silent: begin with what an earlier process wrote down."""
+        if self._cache is not None and self._loop.silent:
+            documents, endpoints = self._cache.load()
+            if documents or endpoints:
+                self._loop.restore(documents, endpoints)
+
+    def _publish(self, snapshot: Snapshot) -> None:
+        before = self._slot.current
+        self._slot.publish(snapshot)
+        for key, cluster in snapshot.clusters.items():
+            earlier = before.clusters.get(key)
+            if earlier is not None and earlier.connection != cluster.connection:
+                self._subchannels.forget()
+        for node in self._nodes.adopt(snapshot):
+            node.retire(self._unnamed)
+
+    def _unnamed(self, node: Node) -> None:
+        self._subchannels.retire(node.address, self._nodes.named)
+
+    def ready(self, *services: str, timeout: float | None = None) -> bool:
+        """Wait until routes and endpoints of `services` (default: all that are wanted) are known.
+
+        Returns False when `timeout` seconds went by first.
+        """
+        for service in services:
+            self.want(service)
+        wanted = services or tuple(self._wanted)
+        published = threading.Event()
+        self._slot.subscribe(published.set)
+        until = None if timeout is None else self._clock() + timeout
+        try:
+            while not all(self._is_known(service) for service in wanted):
+                left = None if until is None else until - self._clock()
+                if left is not None and left <= 0:
+                    return False
+                published.wait(left)
+                published.clear()
+            return True
+        finally:
+            self._slot.unsubscribe(published.set)
+
+    def _is_known(self, service: str) -> bool:
+        table = self._slot.current.services.get(service)
+        return table is not None and all(c.known for route in table.routes for c in route.clusters)
+
+    def status(self) -> dict[str, Any]:
+        """All that is known, JSON-able: documents with their verdicts, endpoints with their state, staleness."""
+        from proxyless.explain import status_of  # noqa: PLC0415 - not needed by programs that only call
+
+        return status_of(self._slot.current, self._loop.status(), self.labels, self.locality)
+
+    def explain(self, service: str, method: str, metadata: Any = ()) -> Explanation:
+        """The decision for one request: route, why earlier ones did not match, split, endpoints, timeout.
+
+        Pure: sends nothing and counts nothing. Waits up to 2 s for a service nobody has asked for before.
+        """
+        from proxyless.explain import explain  # noqa: PLC0415
+
+        self.ready(service, timeout=2.0)
+        return explain(self._slot.current, service, method, metadata)
+
+    # -- ending
+
+    def close(self, grace: float = 0.0) -> None:
+        """Stop watching at once, give calls under way `grace` seconds, then close every connection."""
+        with self._lock:
+            if self._closed:
+                return
+            self._closed = True
+        _LIVING.discard(self)
+        self._loop.close()
+        self._source.close()
+        if self._saver is not None:
+            self._saver.close()
+        for channel in list(self._channels):
+            channel.mesh_closed()
+        until = self._clock() + grace
+        while self._clock() < until and any(node.inflight for node in self._nodes.all()):
+            time.sleep(0.005)
+        self._subchannels.close()
+
+    def __enter__(self) -> Mesh:
+        return self
+
+    def __exit__(self, *_error: object) -> None:
+        self.close()
+
+    def __repr__(self) -> str:
+        return f"<Mesh {self._source.name}: {self._slot.current!r}>"
+
+    # -- forking
+
+    def _forked(self) -> None:
+        """In a child: threads, locks and connections of the parent are of no use. Serve on with what is known."""
+        self._lock = threading.Lock()
+        self._slot.renew()
+        self._timers.renew()
+        self._subchannels.renew()
+        self._nodes.renew()
+        self._dice.seed()  # or all children would draw the parent's numbers
+        # The rest waits for the first use: many children never make a call.
+        for channel in list(self._channels):
+            channel.entry = self._reawaken
+
+    def _reawaken(self, rpc: Any) -> Any:
+        with self._lock:
+            awake = [channel for channel in self._channels if channel.entry == self._reawaken]
+            if awake:
+                self._start(self._slot.current.version)
+                for channel in awake:
+                    channel.entry = ENTRY
+        return ENTRY(rpc)
+
+
+_LIVING: weakref.WeakSet[Mesh] = weakref.WeakSet()
+
+
+def _after_fork() -> None:
+    for mesh in list(_LIVING):
+        mesh._forked()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_after_fork)

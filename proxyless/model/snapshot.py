@@ -1,0 +1,144 @@
+"""Everything known at one version, immutable: what a call reads once and holds to its end.
+
+gRFC A74 ("xDS Config Tears") exists because routes and clusters were swapped apart. Here one reference is
+swapped: routes, clusters, pickers and the state of their nodes are always of one version.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple, Protocol
+
+from proxyless.model.routes import Route
+from proxyless.model.topology import Endpoint, Watched
+from proxyless.model.traffic import Connection, TrafficPolicy
+
+
+class ClusterKey(NamedTuple):
+    """A destination: a service, or one subset of it ("" is all of it)."""
+
+    service: str
+    subset: str = ""
+
+    def __str__(self) -> str:
+        return f"{self.service}/{self.subset}" if self.subset else self.service
+
+
+class NodeState(Protocol):
+    """An endpoint as a destination's member, with what changes about it (`state.Node`)."""
+
+    address: str
+    inflight: int
+    endpoint: Endpoint
+    send: Any
+    """The `Send` effect for this node, made once."""
+
+    def begin(self) -> None:
+        """An attempt starts."""
+
+    def done(self, failed: bool) -> None:
+        """That attempt ended; called exactly once for every `begin`."""
+
+
+class Picker(Protocol):
+    """Chooses a node; built for one snapshot, shared by all threads, never blocks.
+
+    "Pick should not block." and "Balancer is expected to generate a new picker from its snapshot every
+    time its internal state has changed." - grpc-go `balancer.Picker`
+    """
+
+    def pick(self, rng: Callable[[], float]) -> NodeState | None:
+        """A node, or None when there is none to be had."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Cluster:
+    """A destination with its members and how one of them is chosen.
+
+    `known` is False until its source has answered for it once: calls wait then, instead of failing.
+    """
+
+    key: ClusterKey
+    watched: Watched
+    policy: TrafficPolicy
+    nodes: Sequence[NodeState]
+    weights: Sequence[int]
+    picker: Picker
+    known: bool = True
+
+    @property
+    def connection(self) -> Connection:
+        """How its endpoints are connected."""
+        return self.policy.connection
+
+    def __repr__(self) -> str:
+        return f"<Cluster {self.key}: {len(self.nodes)} nodes, {self.policy.load_balancer.policy}>"
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class PlannedRoute:
+    """A route, ready to be followed: names resolved, split weighed, filters composed."""
+
+    name: str
+    route: Route
+    matcher: Any
+    """`policy.matcher.Matcher`."""
+    choose: Callable[[float], int]
+    """A number in [0, 1) -> the index of a destination."""
+    clusters: Sequence[Cluster]
+    shares: Sequence[float]
+    edits: Sequence[Callable[[Any], Any] | None]
+    """For each destination, what it does to the request metadata."""
+    run: Any
+    """The `script.Service` below the route filter, composed of what this route needs."""
+    timeout: float | None = None
+
+
+Plan = Sequence[tuple[Callable[[Mapping[str, str], Callable[[], float]], bool] | None, PlannedRoute]]
+"""The routes that can match one method, in order, each with what is still to be asked of the request."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class ServiceTable:
+    """The routes of one service. `rejected` says why there are none, when its first document was invalid."""
+
+    service: str
+    routes: Sequence[PlannedRoute]
+    version: str
+    rejected: str = ""
+    plans: dict[tuple[str, str], Plan] = field(default_factory=dict, repr=False)
+    """Plans made so far, by method and authority: `plan` fills it, so that a path is asked once, not per call."""
+
+    def plan(self, method: str, authority: str) -> Plan:
+        """The routes that can match `method`: what depends on the path alone is decided here, once."""
+        found = self.plans.get((method, authority))
+        if found is None:
+            plan = []
+            for route in self.routes:
+                matches, test = route.matcher.narrow(method, authority)
+                if matches:
+                    plan.append((test, route))
+                    if test is None:
+                        break  # it matches always: no later route can be reached
+            if len(self.plans) >= 4096:  # more methods than any service has: an attack on our memory
+                self.plans.clear()
+            found = self.plans[method, authority] = tuple(plan)
+        return found
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Snapshot:
+    """Routes of every used service, and every cluster they lead to, at one version."""
+
+    version: int
+    services: Mapping[str, ServiceTable] = field(default_factory=dict)
+    clusters: Mapping[ClusterKey, Cluster] = field(default_factory=dict)
+
+    def __repr__(self) -> str:
+        nodes = sum(len(cluster.nodes) for cluster in self.clusters.values())
+        return f"<Snapshot v{self.version}: {len(self.services)} services, {len(self.clusters)} clusters, {nodes} nodes>"
+
+
+NOTHING = Snapshot(0)
+"""What is known before anything is known."""

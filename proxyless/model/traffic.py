@@ -1,0 +1,254 @@
+"""How traffic to a destination is handled: the `trafficPolicy` block (CONTRACT section 5).
+
+Every block may leave fields out, and what is left out is inherited: subset over service over mesh over
+`DEFAULTS`, field by field. `UNSET` is the value of a field left out; after `overlay(DEFAULTS, …)` no field
+holds it any more, which is why the types do not speak of it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, fields, is_dataclass
+from typing import Annotated, Any, Literal, TypeVar
+
+from proxyless.model.quantities import STRICT, AtMost, Between, Duration, Long, Name, Percent, Weight, checked
+
+T = TypeVar("T")
+
+UNSET: Any = None
+
+Count = Annotated[int, Between(0, 1_000_000)]
+Positive = Annotated[int, Between(1, 1_000_000)]
+Short = Annotated[Duration, Long(0, 3600)]
+
+PolicyName = Name
+"""A balancer's name. Plug-ins add balancers, so that the name is known is for the compiler to say."""
+
+
+@dataclass(frozen=True, slots=True)
+class SlowStart:
+    """A new endpoint's weight grows over `window` (Envoy: slow start)."""
+
+    __pydantic_config__ = STRICT
+    window: Short = UNSET
+    aggression: Annotated[float, Between(0.01, 100)] = UNSET
+    min_weight_percent: Percent = UNSET
+
+    __post_init__ = checked
+
+
+@dataclass(frozen=True, slots=True)
+class LoadBalancer:
+    """Which endpoint of the destination serves a call."""
+
+    __pydantic_config__ = STRICT
+    policy: PolicyName = UNSET
+    choices: Annotated[int, Between(2, 10)] = UNSET
+    """least_request: how many endpoints are looked at. "If choice_count < 2, the config will be rejected." - A48"""
+    active_request_bias: Annotated[float, Between(0, 10)] = UNSET
+    """least_request over unequal weights: weight / (active + 1) ** bias, as Envoy has it."""
+    slow_start: SlowStart = UNSET
+    minimum_ring_size: Annotated[int, Between(1, 65536)] = UNSET
+    maximum_ring_size: Annotated[int, Between(1, 65536)] = UNSET
+    table_size: Annotated[int, Between(2, 5_000_011)] = UNSET
+
+    __post_init__ = checked
+
+
+@dataclass(frozen=True, slots=True)
+class Distribute:
+    """Callers in `from` spread over localities by these weights (Istio localityLbSetting)."""
+
+    __pydantic_config__ = STRICT | {"alias_generator": lambda name: name.rstrip("_")}
+    from_: Annotated[str, AtMost(256)]
+    to: Annotated[Mapping[str, Weight], AtMost(64)]
+
+
+@dataclass(frozen=True, slots=True)
+class Failover:
+    """Where callers in region `from` go when their own can't hold."""
+
+    __pydantic_config__ = STRICT | {"alias_generator": lambda name: name.rstrip("_")}
+    from_: Annotated[str, AtMost(256)]
+    to: Annotated[str, AtMost(256)]
+
+
+@dataclass(frozen=True, slots=True)
+class LocalityPolicy:
+    """Zone affinity, spill-over and panic (Envoy priorities, Istio localityLbSetting)."""
+
+    __pydantic_config__ = STRICT
+    enabled: bool = UNSET
+    distribute: Annotated[tuple[Distribute, ...], AtMost(64)] = UNSET
+    failover: Annotated[tuple[Failover, ...], AtMost(64)] = UNSET
+    failover_priority: Annotated[tuple[str, ...], AtMost(16)] = UNSET
+    overprovisioning: Annotated[float, Between(1, 100)] = UNSET
+    panic_threshold: Percent = UNSET
+
+    __post_init__ = checked
+
+
+@dataclass(frozen=True, slots=True)
+class SuccessRate:
+    """Eject what succeeds less often than its peers by `stdev_factor` standard deviations."""
+
+    __pydantic_config__ = STRICT
+    minimum_hosts: Count = UNSET
+    request_volume: Count = UNSET
+    stdev_factor: Annotated[float, Between(0, 100)] = UNSET
+
+    __post_init__ = checked
+
+
+@dataclass(frozen=True, slots=True)
+class FailurePercentage:
+    """Eject what fails `threshold` percent of its calls or more."""
+
+    __pydantic_config__ = STRICT
+    threshold: Percent = UNSET
+    minimum_hosts: Count = UNSET
+    request_volume: Count = UNSET
+
+    __post_init__ = checked
+
+
+@dataclass(frozen=True, slots=True)
+class Probation:
+    """Half-open: how many live requests must succeed before an ejected endpoint gets its full share."""
+
+    __pydantic_config__ = STRICT
+    requests: Positive = UNSET
+
+    __post_init__ = checked
+
+
+@dataclass(frozen=True, slots=True)
+class OutlierDetection:
+    """When an endpoint is ejected, and for how long (Envoy outlier detection, plus probation)."""
+
+    __pydantic_config__ = STRICT
+    interval: Annotated[Duration, Long(0.01, 3600)] = UNSET
+    consecutive5xx: Count = UNSET
+    consecutive_gateway_errors: Count = UNSET
+    consecutive_local_origin_failures: Count = UNSET
+    split_external_local_origin_errors: bool = UNSET
+    base_ejection_time: Short = UNSET
+    max_ejection_time: Annotated[Duration, Long(0, 24 * 3600)] = UNSET
+    max_ejection_percent: Percent = UNSET
+    min_health_percent: Percent = UNSET
+    success_rate: SuccessRate = UNSET
+    failure_percentage: FailurePercentage = UNSET
+    probation: Probation = UNSET
+
+    __post_init__ = checked
+
+
+@dataclass(frozen=True, slots=True)
+class CircuitBreaker:
+    """CLOSED, OPEN, HALF_OPEN for a destination as a whole."""
+
+    __pydantic_config__ = STRICT
+    failure_rate: Percent = UNSET
+    minimum_requests: Positive = UNSET
+    window: Annotated[Duration, Long(0.1, 3600)] = UNSET
+    open_for: Annotated[Duration, Long(0.01, 3600)] = UNSET
+    half_open_requests: Positive = UNSET
+
+    __post_init__ = checked
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """Caps on what is under way to a destination at one time (Envoy circuit breakers, gRFC A32)."""
+
+    __pydantic_config__ = STRICT
+    max_requests: Count = UNSET
+    max_pending_requests: Count = UNSET
+    max_retries: Count = UNSET
+
+    __post_init__ = checked
+
+
+@dataclass(frozen=True, slots=True)
+class RetryBudget:
+    """Retries as a share of calls (Finagle's window, Linkerd's rule for deposits)."""
+
+    __pydantic_config__ = STRICT
+    ratio: Annotated[float, Between(0, 1000)] = UNSET
+    min_retries_per_second: Annotated[float, Between(0, 100_000)] = UNSET
+    ttl: Annotated[Duration, Long(1, 60)] = UNSET
+
+    __post_init__ = checked
+
+
+@dataclass(frozen=True, slots=True)
+class Connection:
+    """How endpoints are connected. Keepalive is off (0s) unless asked for: servers answer pings that come
+    more often than every 5 minutes with GOAWAY ENHANCE_YOUR_CALM."""
+
+    __pydantic_config__ = STRICT
+    connect_timeout: Annotated[Duration, Long(0.01, 300)] = UNSET
+    idle_timeout: Annotated[Duration, Long(0, 30 * 24 * 3600)] = UNSET
+    keepalive_time: Annotated[Duration, Long(0, 24 * 3600)] = UNSET
+    keepalive_timeout: Annotated[Duration, Long(0.01, 3600)] = UNSET
+    max_endpoints: Count = UNSET
+
+    __post_init__ = checked
+
+
+@dataclass(frozen=True, slots=True)
+class Tls:
+    """Transport security towards the endpoints, where the channel was not given credentials."""
+
+    __pydantic_config__ = STRICT
+    mode: Literal["DISABLE"] = UNSET
+
+
+@dataclass(frozen=True, slots=True)
+class TrafficPolicy:
+    """Everything about how calls to a destination are handled; see the blocks."""
+
+    __pydantic_config__ = STRICT
+    load_balancer: LoadBalancer = UNSET
+    locality: LocalityPolicy = UNSET
+    outlier_detection: OutlierDetection = UNSET
+    circuit_breaker: CircuitBreaker = UNSET
+    limits: Limits = UNSET
+    retry_budget: RetryBudget = UNSET
+    connection: Connection = UNSET
+    tls: Tls = UNSET
+
+
+DEFAULTS = TrafficPolicy(
+    load_balancer=LoadBalancer(policy="least_request", choices=2, active_request_bias=1.0),
+    connection=Connection(
+        connect_timeout=Duration(1),
+        idle_timeout=Duration(1800),
+        keepalive_time=Duration(0),
+        keepalive_timeout=Duration(20),
+        max_endpoints=0,
+    ),
+    tls=Tls(mode="DISABLE"),
+)
+"""What holds where no document says otherwise (CONTRACT section 9)."""
+
+
+def overlay(base: T, *over: T | None) -> T:
+    """`base` with each of `over` laid on it in turn, field by field; what is left out shines through."""
+    for upper in over:
+        if upper is not None:
+            base = _overlaid(base, upper)
+    return base
+
+
+def _overlaid(base: Any, upper: Any) -> Any:
+    if base is None or not is_dataclass(base) or type(base) is not type(upper):
+        return upper
+    merged = {
+        f.name: getattr(base, f.name)
+        if getattr(upper, f.name) is None
+        else _overlaid(getattr(base, f.name), getattr(upper, f.name))
+        for f in fields(base)
+    }
+    return type(base)(**merged)
+

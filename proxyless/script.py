@@ -1,0 +1,203 @@
+"""The language a call is written in: filters compose scripts, scripts yield effects, drivers perform them.
+
+A **Script** is a generator. It yields an **Effect** whenever something has to happen in the world, and is
+resumed with what came of it; what it returns is the call's **Outcome**. Four drivers perform effects: the
+blocking one and the `.future()` one (`channel/sync*.py`), the asyncio one (`channel/aio*.py`), and the one in
+virtual time that the tests use. So every decision is written once, and no decision can wait, sleep or send
+by itself. The set of effects is closed: a new one has to be taught to all four drivers.
+
+A driver owes a script three things: it sets `rpc.now` to the present before every resumption; it resumes
+with the reply that the effect promises; and it closes the script when the caller walks away, so that what
+stands in `finally:` runs exactly once.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Generator, Sequence
+from typing import Any, TypeAlias, TypeVar
+
+from proxyless.model.codes import Code
+from proxyless.model.snapshot import Cluster, NodeState, PlannedRoute, Snapshot
+
+T = TypeVar("T")
+
+Metadata: TypeAlias = Sequence[tuple[str, str | bytes]]
+
+
+class Outcome:
+    """How an attempt, or the whole call, ended.
+
+    `committed`: something of the answer reached the caller, so nobody may try again (gRFC A6).
+    `unsent`: the request never left this process. `refused`: the mesh's own refusal, with the reason's word
+    (CONTRACT section 6); it is never an endpoint's failure. `error` is what the wire raised, passed on
+    unchanged. `open`: a response stream has begun and its end is still to come (reply to `Send` only).
+    """
+
+    __slots__ = ("code", "committed", "details", "error", "open", "refused", "trailers", "unsent")
+
+    def __init__(
+        self,
+        code: int,
+        details: str = "",
+        *,
+        trailers: Metadata = (),
+        committed: bool = False,
+        unsent: bool = False,
+        refused: str = "",
+        error: BaseException | None = None,
+        open: bool = False,  # noqa: A002 - the word for a stream that has begun
+    ) -> None:
+        self.code = code
+        self.details = details
+        self.trailers = trailers
+        self.committed = committed
+        self.unsent = unsent
+        self.refused = refused
+        self.error = error
+        self.open = open
+
+    @property
+    def ok(self) -> bool:
+        """Whether the call succeeded."""
+        return self.code == 0
+
+    def __repr__(self) -> str:
+        marks = " ".join(m for m in ("committed", "unsent", "open") if getattr(self, m))
+        why = f" refused={self.refused}" if self.refused else ""
+        return f"<Outcome {Code(self.code).name}{why}{' ' + marks if marks else ''} {self.details[:120]!r}>"
+
+
+OK = Outcome(0, committed=True)
+"""The outcome of nearly every call; one object, so that success allocates nothing."""
+
+OPEN = Outcome(0, committed=True, open=True)
+"""A response stream has begun."""
+
+ABANDONED = Outcome(Code.CANCELLED, "the caller walked away", committed=True)
+"""What an attempt ends with when its caller cancels, or lets go of the call."""
+
+
+class Send:
+    """Make one attempt on `node`, within `rpc.deadline`. Reply: Outcome.
+
+    A node makes its `Send` once and yields it for every call: this is the one effect of the hot path.
+    """
+
+    __slots__ = ("node",)
+
+    def __init__(self, node: NodeState) -> None:
+        self.node = node
+
+    def __repr__(self) -> str:
+        return f"Send({self.node.address})"
+
+
+class Drain:
+    """The response stream is the caller's now; say how it ends. Reply: Outcome."""
+
+    __slots__ = ()
+
+    def __repr__(self) -> str:
+        return "Drain()"
+
+
+DRAIN = Drain()
+
+
+class Sleep:
+    """Let `seconds` pass. Reply: None."""
+
+    __slots__ = ("seconds",)
+
+    def __init__(self, seconds: float) -> None:
+        self.seconds = seconds
+
+    def __repr__(self) -> str:
+        return f"Sleep({self.seconds:g})"
+
+
+class Wait:
+    """Wait for a snapshot newer than `version`, at most until the instant `until`. Reply: it, or None."""
+
+    __slots__ = ("until", "version")
+
+    def __init__(self, version: int, until: float | None) -> None:
+        self.version, self.until = version, until
+
+    def __repr__(self) -> str:
+        return f"Wait(newer than {self.version}, until {self.until})"
+
+
+Effect: TypeAlias = Send | Drain | Sleep | Wait
+Script: TypeAlias = Generator[Effect, Any, T]
+
+
+class Rpc:
+    """One call. Every field has one writer, named here; filters read all of them.
+
+    Driver: `service` `method` `authority` `metadata` (the caller's, and what is sent) `wait_for_ready`
+    `deadline` (instant, or None) `now` `rng` `snapshot`. Route filter: `route` `cluster` `metadata` (edits).
+    Deadline filter: `deadline` (only ever earlier). Balance filter: `node`.
+    """
+
+    __slots__ = (
+        "authority",
+        "cluster",
+        "deadline",
+        "metadata",
+        "method",
+        "node",
+        "now",
+        "rng",
+        "route",
+        "service",
+        "snapshot",
+        "wait_for_ready",
+    )
+
+    cluster: Cluster
+    node: NodeState
+    route: PlannedRoute
+
+    def __init__(
+        self,
+        service: str,
+        method: str,
+        authority: str,
+        metadata: Metadata | None,
+        wait_for_ready: bool | None,
+        deadline: float | None,
+        now: float,
+        rng: Callable[[], float],
+        snapshot: Snapshot,
+    ) -> None:
+        self.service = service
+        self.method = method
+        self.authority = authority
+        self.metadata = metadata
+        self.wait_for_ready = wait_for_ready
+        self.deadline = deadline
+        self.now = now
+        self.rng = rng
+        self.snapshot = snapshot
+
+
+Service: TypeAlias = Callable[[Rpc], Script[Outcome]]
+Filter: TypeAlias = Callable[[Rpc, Service], Script[Outcome]]
+
+
+def sleep(seconds: float) -> Script[None]:
+    """`yield from sleep(d)`: the typed door to `Sleep`."""
+    yield Sleep(seconds)
+
+
+def wait(version: int, until: float | None) -> Script[Snapshot | None]:
+    """`yield from wait(version, until)`: the typed door to `Wait`."""
+    newer: Snapshot | None = yield Wait(version, until)
+    return newer
+
+
+def refuse(code: int, reason: str, details: str) -> Script[Outcome]:
+    """End the call by our own decision. `details` says what and where; the reason's word is put before it."""
+    return Outcome(code, f"proxyless: {reason}: {details}", refused=reason, unsent=True)
+    yield  # makes this a script: it ends before its first effect

@@ -1,0 +1,54 @@
+"""The order, said once: every filter from the caller to the wire, each with the reason for its place.
+
+`route` is the head of every call; the rest is composed per route when a snapshot is made, and only of what
+that route needs: what is not configured costs nothing. See `script.py` for what a filter is.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+from proxyless.filters.balance import balance
+from proxyless.filters.deadline import deadline
+from proxyless.filters.respond import respond
+from proxyless.filters.route import route
+from proxyless.model.snapshot import PlannedRoute
+from proxyless.script import Filter, Outcome, Rpc, Script, Service
+
+ENTRY: Service = route
+"""First: every later filter reads the route and the destination that it finds."""
+
+
+class Stage(NamedTuple):
+    """A filter in its place, and which routes need it."""
+
+    filter: Filter
+    needed: Callable[[PlannedRoute], bool]
+
+
+STACK: tuple[Stage, ...] = (
+    # above all that may wait or try again: it owns the call's timeout
+    Stage(deadline, lambda planned: planned.timeout is not None),
+    # instead of all that sends: a route that answers by itself needs no endpoint
+    Stage(respond, lambda planned: planned.route.direct_response is not None),
+    # last: chooses the node and brackets the attempt; each attempt, were there several, picks anew
+    Stage(balance, lambda planned: planned.route.direct_response is None),
+)
+
+
+def compose(planned: PlannedRoute) -> Service:
+    """The filters that `planned` needs, nested in the order of `STACK`."""
+    service: Service = _nothing_below
+    for stage in reversed(STACK):
+        if stage.needed(planned):
+            service = _nest(stage.filter, service)
+    return service
+
+
+def _nest(this: Filter, below: Service) -> Service:
+    return lambda rpc: this(rpc, below)
+
+
+def _nothing_below(rpc: Rpc) -> Script[Outcome]:
+    raise AssertionError(f"the last filter of route {rpc.route.name} must not call its neighbour: there is none")
