@@ -68,9 +68,17 @@ def _followed(service: str, method: str, route: PlannedRoute, rejected: tuple[Ma
         {"service": cluster.key.service, "subset": cluster.key.subset or None, "percent": round(100 * share, 6)}
         for cluster, share in zip(route.clusters, route.shares, strict=False)
     )
+    retry = None
+    if route.retry.attempts and refusal != "direct_response":
+        per_try = route.retry.per_try_timeout
+        retry = {
+            "attempts": route.retry.attempts,
+            "per_try_timeout": None if per_try is None else float(per_try),
+            "on": list(route.retry.on),
+        }
     policies = {str(cluster.key): plain(cluster.policy) for cluster in route.clusters}
     return Explanation(
-        service, method, route.name, refusal, rejected, split, endpoints, route.timeout, None, None, (), policies
+        service, method, route.name, refusal, rejected, split, endpoints, route.timeout, retry, None, (), policies
     )
 
 

@@ -132,7 +132,7 @@ class Mesh:
 
     def _start(self, version: int) -> None:
         source, cache = self._make_source()
-        compiler = Compiler(self._nodes.node, compose, self._balancers, self.labels, self._dice.random)
+        compiler = Compiler(self._nodes.node, self._nodes.cluster, compose, self._balancers, self.labels, self._dice.random)
         self._source = source
         self._cache: Cache | None = cache
         self._loop = loop = Loop(source, compiler, self._publish, self._emit, self._clock, version)

@@ -136,8 +136,10 @@ class Rpc:
     """One call. Every field has one writer, named here; filters read all of them.
 
     Driver: `service` `method` `authority` `metadata` (the caller's, and what is sent) `wait_for_ready`
-    `deadline` (instant, or None) `now` `rng` `snapshot`. Route filter: `route` `cluster` `metadata` (edits).
-    Deadline filter: `deadline` (only ever earlier). Balance filter: `node`.
+    `replayable` (whether the request can be sent again) `deadline` (instant, or None) `now` `rng`
+    `snapshot`. Route filter: `route` `cluster` `metadata` (edits). Deadline filter: `deadline` (only ever
+    earlier). Retry filter: `deadline` and `metadata` of each attempt, `tried` (nodes to keep away from).
+    Balance filter: `node`.
     """
 
     __slots__ = (
@@ -148,10 +150,12 @@ class Rpc:
         "method",
         "node",
         "now",
+        "replayable",
         "rng",
         "route",
         "service",
         "snapshot",
+        "tried",
         "wait_for_ready",
     )
 
@@ -170,6 +174,7 @@ class Rpc:
         now: float,
         rng: Callable[[], float],
         snapshot: Snapshot,
+        replayable: bool = True,
     ) -> None:
         self.service = service
         self.method = method
@@ -180,6 +185,8 @@ class Rpc:
         self.now = now
         self.rng = rng
         self.snapshot = snapshot
+        self.replayable = replayable
+        self.tried: tuple[NodeState, ...] | None = None
 
 
 Service: TypeAlias = Callable[[Rpc], Script[Outcome]]

@@ -12,6 +12,7 @@ from typing import NamedTuple
 from proxyless.filters.balance import balance
 from proxyless.filters.deadline import deadline
 from proxyless.filters.respond import respond
+from proxyless.filters.retry import retry
 from proxyless.filters.route import route
 from proxyless.model.snapshot import PlannedRoute
 from proxyless.script import Filter, Outcome, Rpc, Script, Service
@@ -32,7 +33,9 @@ STACK: tuple[Stage, ...] = (
     Stage(deadline, lambda planned: planned.timeout is not None),
     # instead of all that sends: a route that answers by itself needs no endpoint
     Stage(respond, lambda planned: planned.route.direct_response is not None),
-    # last: chooses the node and brackets the attempt; each attempt, were there several, picks anew
+    # below deadline: never waits past it; above balance: each attempt picks anew
+    Stage(retry, lambda planned: planned.retry.attempts > 0 and planned.route.direct_response is None),
+    # last: chooses the node, and brackets the attempt with begin and done
     Stage(balance, lambda planned: planned.route.direct_response is None),
 )
 

@@ -13,12 +13,28 @@ from collections.abc import Callable
 
 from proxyless.model.snapshot import NOTHING, ClusterKey, Snapshot
 from proxyless.model.topology import Endpoint
+from proxyless.model.traffic import RetryBudget as RetryBudgetSettings
+from proxyless.policy.budget import RetryBudget
+from proxyless.policy.fail_fast import PROBE, pause
 
 
 class Node:
     """One endpoint as a member of one destination: what is under way there, and what came of the rest."""
 
-    __slots__ = ("address", "calls", "cluster", "endpoint", "failures", "inflight", "lock", "on_idle", "retired", "send")
+    __slots__ = (
+        "address",
+        "calls",
+        "cluster",
+        "endpoint",
+        "failures",
+        "inflight",
+        "lock",
+        "on_idle",
+        "reachable_at",
+        "refusals",
+        "retired",
+        "send",
+    )
 
     def __init__(self, cluster: ClusterKey, endpoint: Endpoint, make_send: Callable[[Node], object]) -> None:
         self.cluster = cluster
@@ -27,6 +43,8 @@ class Node:
         self.inflight = 0
         self.calls = 0
         self.failures = 0
+        self.reachable_at = 0.0
+        self.refusals = 0
         self.retired = False
         self.on_idle: Callable[[Node], None] | None = None
         self.lock = threading.Lock()
@@ -48,6 +66,26 @@ class Node:
         if idle and self.on_idle is not None:
             self.on_idle(self)
 
+    def unreachable(self, now: float) -> None:
+        """It could not be connected: keep calls away for a while, longer each time in a row."""
+        with self.lock:
+            self.refusals += 1
+            self.reachable_at = now + pause(self.refusals)
+
+    def probe(self, now: float) -> bool:
+        """Whether the caller may be the one who finds out if it can be connected again."""
+        with self.lock:
+            if self.reachable_at > now:
+                return False
+            self.reachable_at = now + PROBE
+            return True
+
+    def reached(self) -> None:
+        """It was connected: it takes part again."""
+        with self.lock:
+            self.refusals = 0
+            self.reachable_at = 0.0
+
     def retire(self, on_idle: Callable[[Node], None]) -> None:
         """No snapshot names this node any more: call `on_idle` once, as soon as nothing is under way on it."""
         with self.lock:
@@ -62,6 +100,48 @@ class Node:
         return f"<Node {self.address} of {self.cluster}: {self.inflight} in flight, {self.calls} calls{marks}>"
 
 
+class ClusterState:
+    """What changes about a destination as a whole: its retry budget."""
+
+    __slots__ = ("_budget", "_lock", "_settings", "denied", "retries")
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._settings: RetryBudgetSettings | None = None
+        self._budget = RetryBudget(10.0, 10.0, 0.2)
+        self.retries = 0
+        self.denied = 0
+
+    def configure(self, settings: RetryBudgetSettings) -> None:
+        """Follow the policy in effect; the same settings keep what has been saved."""
+        with self._lock:
+            if settings != self._settings:
+                self._settings = settings
+                self._budget = RetryBudget(settings.ttl, settings.min_retries_per_second, settings.ratio)
+
+    def deposit(self, now: float) -> None:
+        """A call ended that nobody needs to make again."""
+        with self._lock:
+            self._budget.deposit(now)
+
+    def withdraw(self, now: float) -> bool:
+        """Whether the budget has a retry left; if so, it is paid for."""
+        with self._lock:
+            granted = self._budget.withdraw(now)
+            self.retries += granted
+            self.denied += not granted
+        return granted
+
+    def status(self, now: float) -> dict[str, int]:
+        """For `Mesh.status()`."""
+        with self._lock:
+            return {"retries_left": self._budget.balance(now), "retries": self.retries, "denied": self.denied}
+
+    def renew(self) -> None:
+        """In a forked child: the lock may be held by a thread that is gone."""
+        self._lock = threading.Lock()
+
+
 class Nodes:
     """Every node there is. Written by the control plane alone, one thread at a time."""
 
@@ -69,6 +149,7 @@ class Nodes:
         self._make_send = make_send
         self._nodes: dict[tuple[ClusterKey, str], Node] = {}
         self._addresses: Counter[str] = Counter()
+        self._clusters: dict[ClusterKey, ClusterState] = {}
 
     def node(self, cluster: ClusterKey, endpoint: Endpoint) -> Node:
         """The node for this member: the one there was, with its history, or a new one."""
@@ -81,9 +162,19 @@ class Nodes:
             node.endpoint = endpoint
         return node
 
+    def cluster(self, key: ClusterKey, settings: RetryBudgetSettings) -> ClusterState:
+        """The state of a destination: the one there was, or a new one."""
+        state = self._clusters.get(key)
+        if state is None:
+            state = self._clusters[key] = ClusterState()
+        state.configure(settings)
+        return state
+
     def adopt(self, snapshot: Snapshot) -> list[Node]:
         """Keep the nodes that `snapshot` names and forget the rest; returns the forgotten ones."""
         named = {(cluster.key, node.address) for cluster in snapshot.clusters.values() for node in cluster.nodes}
+        for key in [key for key in self._clusters if key not in snapshot.clusters]:
+            del self._clusters[key]
         if len(named) == len(self._nodes):
             return []
         gone = [self._nodes.pop(key) for key in [key for key in self._nodes if key not in named]]
@@ -106,6 +197,8 @@ class Nodes:
         for node in self._nodes.values():
             node.lock = threading.Lock()
             node.inflight = 0
+        for state in self._clusters.values():
+            state.renew()
 
     def __len__(self) -> int:
         return len(self._nodes)

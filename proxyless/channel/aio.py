@@ -51,7 +51,11 @@ class AioMeshChannel(grpc.aio.Channel):  # type: ignore[misc]
         self.entry = links.entry
         self.clock = links.clock
         self.rng = links.rng
-        self.calls: WeakSet[Driven] = WeakSet()
+        self.calls: dict[Any, Driven] = {}
+        """Calls with one response whose attempt is under way, by that attempt."""
+        self.streams: WeakSet[Driven] = WeakSet()
+        """Calls with a stream of responses; they end with whoever reads them."""
+        self.attempt_over = self._attempt_over  # bound once, not per call
         self._closed = False
         # Not grpcio's public API, but a protocol all the same: google-api-core, pymilvus and others append
         # to these lists of any channel they are given, at any time.
@@ -71,7 +75,9 @@ class AioMeshChannel(grpc.aio.Channel):  # type: ignore[misc]
         kinds = ", ".join(kind.__name__ for kind in _KINDS.values())
         raise ValueError(f"Interceptor {interceptor!r} must be one of {kinds}")
 
-    def rpc(self, method: str, timeout: float | None, metadata: Any, wait_for_ready: bool | None) -> Rpc:
+    def rpc(
+        self, method: str, timeout: float | None, metadata: Any, wait_for_ready: bool | None, replayable: bool
+    ) -> Rpc:
         """A call's record, from what the caller passed; raises ValueError on metadata no peer should see."""
         if self._closed:
             raise grpc.aio.UsageError("Channel is closed.")
@@ -91,7 +97,13 @@ class AioMeshChannel(grpc.aio.Channel):  # type: ignore[misc]
             now,
             self.rng,
             self.slot.current,
+            replayable,
         )
+
+    def _attempt_over(self, native: Any) -> None:
+        call = self.calls.pop(native, None)
+        if call is not None:
+            call._noticed(native)
 
     def unary_unary(
         self,
@@ -179,7 +191,7 @@ class AioMeshChannel(grpc.aio.Channel):  # type: ignore[misc]
         if grace is not None and grace < 0:
             raise ValueError(f"grace must be non-negative, got {grace}.")
         self._closed = True
-        calls = [call for call in self.calls if not call.done()]
+        calls = [call for call in (*self.calls.values(), *self.streams) if not call.done()]
         if grace and calls:
             tasks = [asyncio.ensure_future(call._complete()) for call in calls]
             _, late = await asyncio.wait(tasks, timeout=grace)

@@ -8,7 +8,6 @@ wants to pause, a task is made for the rest. So the usual call costs no task and
 from __future__ import annotations
 
 import asyncio
-import weakref
 from collections.abc import Generator
 from typing import TYPE_CHECKING, Any
 
@@ -30,6 +29,19 @@ _LOCALLY_CANCELLED = "Locally cancelled by application!"
 class Driven:
     """A call under way: its script, the attempt that is being made, and how it ended."""
 
+    # What most calls never change stands on the class: a call is made in fewer steps so.
+    _native: Any = None
+    """The attempt that is, or was last, being made: a call of grpcio's."""
+    _attended = 0
+    """How many coroutines are waiting for that attempt's end, and will carry the call on."""
+    _settled: Any = None
+    """The last attempt whose end the script has been told of."""
+    _rest: asyncio.Task[None] | None = None
+    """The task that carries the call on while nobody attends to it."""
+    _outcome: Outcome | None = None
+    _callbacks: list[Any] | None = None
+    _committed = False
+
     def __init__(
         self,
         channel: AioMeshChannel,
@@ -48,13 +60,6 @@ class Driven:
         self._compression = compression
         self._loop = loop
         self._script = channel.entry(rpc)
-        self._native: Any = None
-        self._attended = 0
-        self._settled: Any = None
-        self._rest: asyncio.Task[None] | None = None
-        self._outcome: Outcome | None = None
-        self._callbacks: list[Any] | None = None
-        self._committed = False
         self._step(None)
 
     # -- the driver
@@ -81,9 +86,15 @@ class Driven:
                 self._script.close()
                 raise
             self._native = native
-            native.add_done_callback(_Notice(self))
+            self._watch(native)
         elif effect.__class__ is not Drain:
             self._rest = self._loop.create_task(self._pause(effect))
+
+    def _watch(self, native: Any) -> None:
+        """Be told when `native` ends. The channel keeps the call until then: who lets go of it without
+        awaiting it wants it made all the same, as with grpcio."""
+        self._channel.calls[native] = self
+        native.add_done_callback(self._channel.attempt_over)
 
     async def _pause(self, effect: Any) -> None:
         """Perform the effects that take time but no wire."""
@@ -230,20 +241,6 @@ class Driven:
             if self._native is not None:
                 self._native.cancel()
             self._script.close()
-
-
-class _Notice:
-    """Tells a call that its attempt has ended, without keeping the call alive for as long as that takes."""
-
-    __slots__ = ("_call",)
-
-    def __init__(self, call: Driven) -> None:
-        self._call = weakref.ref(call)
-
-    def __call__(self, native: Any) -> None:
-        call = self._call()
-        if call is not None:
-            call._noticed(native)
 
 
 async def ending(native: Any) -> Outcome:

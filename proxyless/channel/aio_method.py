@@ -22,6 +22,8 @@ class _Method:
     """One method of a service, called through one channel."""
 
     _arity: str
+    _replayable: bool
+    """Whether the request can be sent again: a stream is gone once it has been read."""
     _call: type[Driven]
     _intercepted: Callable[..., Any]
 
@@ -37,12 +39,9 @@ class _Method:
         self, request: Any, timeout: Any, metadata: Any, credentials: Any, wait_for_ready: Any, compression: Any
     ) -> Any:
         channel = self._channel
-        rpc = channel.rpc(self._method, timeout, metadata, wait_for_ready)
+        rpc = channel.rpc(self._method, timeout, metadata, wait_for_ready, self._replayable)
         loop = asyncio.get_running_loop()
-        call = self._call(channel, self._wires, rpc, request, credentials, compression, loop)
-        if call._outcome is None:
-            channel.calls.add(call)
-        return call
+        return self._call(channel, self._wires, rpc, request, credentials, compression, loop)
 
     def _around(
         self, request: Any, timeout: Any, metadata: Any, credentials: Any, wait_for_ready: Any, compression: Any
@@ -74,6 +73,7 @@ class UnaryUnary(_Method, grpc.aio.UnaryUnaryMultiCallable):  # type: ignore[mis
     """`channel.unary_unary(...)`"""
 
     _arity = "unary_unary"
+    _replayable = True
     _call = UnaryUnaryCall
     _intercepted = staticmethod(aio_intercept.unary_unary)
 
@@ -95,6 +95,7 @@ class UnaryStream(_Method, grpc.aio.UnaryStreamMultiCallable):  # type: ignore[m
     """`channel.unary_stream(...)`"""
 
     _arity = "unary_stream"
+    _replayable = True
     _call = UnaryStreamCall
     _intercepted = staticmethod(aio_intercept.unary_stream)
 
@@ -116,6 +117,7 @@ class StreamUnary(_Method, grpc.aio.StreamUnaryMultiCallable):  # type: ignore[m
     """`channel.stream_unary(...)`"""
 
     _arity = "stream_unary"
+    _replayable = False
     _call = StreamUnaryCall
     _intercepted = staticmethod(aio_intercept.stream_unary)
 
@@ -136,6 +138,7 @@ class StreamStream(_Method, grpc.aio.StreamStreamMultiCallable):  # type: ignore
     """`channel.stream_stream(...)`"""
 
     _arity = "stream_stream"
+    _replayable = False
     _call = StreamStreamCall
     _intercepted = staticmethod(aio_intercept.stream_stream)
 

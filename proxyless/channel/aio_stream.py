@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import weakref
 from collections.abc import AsyncIterator
 from typing import Any
 
@@ -16,10 +17,17 @@ _MIXED = "The iterator and read/write APIs may not be mixed on a single RPC."
 
 
 class StreamResponse(Driven):
-    """Reading, one message at a time, from whichever attempt answers."""
+    """Reading, one message at a time, from whichever attempt answers.
+
+    A stream that its reader has let go of can't be read to its end by anybody: it is cancelled.
+    """
 
     _style: str | None = None
     _messages: AsyncIterator[Any] | None = None
+
+    def _watch(self, native: Any) -> None:
+        self._channel.streams.add(self)
+        native.add_done_callback(_Notice(self))
 
     def __aiter__(self) -> AsyncIterator[Any]:
         self._choose("iterate")
@@ -86,6 +94,20 @@ class StreamResponse(Driven):
         assert self._outcome is not None
         if self._outcome.code != 0:
             raise self._error(self._outcome)
+
+
+class _Notice:
+    """Tells a call that its attempt has ended, without keeping the call alive for as long as that takes."""
+
+    __slots__ = ("_call",)
+
+    def __init__(self, call: Driven) -> None:
+        self._call = weakref.ref(call)
+
+    def __call__(self, native: Any) -> None:
+        call = self._call()
+        if call is not None:
+            call._noticed(native)
 
 
 class UnaryStreamCall(StreamResponse, grpc.aio.UnaryStreamCall):  # type: ignore[misc]

@@ -46,7 +46,9 @@ class MeshChannel(grpc.Channel):  # type: ignore[misc]
         self._closed = False
         self._connectivity = Connectivity(self)
 
-    def rpc(self, method: str, timeout: float | None, metadata: Any, wait_for_ready: bool | None) -> Rpc:
+    def rpc(
+        self, method: str, timeout: float | None, metadata: Any, wait_for_ready: bool | None, replayable: bool
+    ) -> Rpc:
         """A call's record, from what the caller passed; raises ValueError on metadata no peer should see."""
         if self._closed:
             raise ValueError("Cannot invoke RPC on closed channel!")
@@ -66,6 +68,7 @@ class MeshChannel(grpc.Channel):  # type: ignore[misc]
             now,
             self.rng,
             self.slot.current,
+            replayable,
         )
 
     # The fourth argument is positional for `grpc.intercept_channel`, by name for generated stubs.

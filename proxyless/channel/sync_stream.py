@@ -282,6 +282,8 @@ class _StreamResponse:
     """What unary-stream and stream-stream have in common."""
 
     _arity: str
+    _replayable: bool
+    """Whether the request can be sent again: a stream is gone once it has been read."""
 
     def __init__(self, channel: MeshChannel, method: str, serialize: Any, deserialize: Any, registered: Any) -> None:
         self._channel = channel
@@ -298,7 +300,7 @@ class _StreamResponse:
         wait_for_ready: bool | None = None,
         compression: Any = None,
     ) -> StreamCall:
-        rpc = self._channel.rpc(self._method, timeout, metadata, wait_for_ready)
+        rpc = self._channel.rpc(self._method, timeout, metadata, wait_for_ready, self._replayable)
         return StreamCall(self._channel, self._wires, rpc, (request, credentials, compression))
 
 
@@ -306,9 +308,11 @@ class UnaryStream(_StreamResponse, grpc.UnaryStreamMultiCallable):  # type: igno
     """`channel.unary_stream(...)`"""
 
     _arity = "unary_stream"
+    _replayable = True
 
 
 class StreamStream(_StreamResponse, grpc.StreamStreamMultiCallable):  # type: ignore[misc]
     """`channel.stream_stream(...)`"""
 
     _arity = "stream_stream"
+    _replayable = False

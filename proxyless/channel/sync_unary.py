@@ -26,6 +26,8 @@ class _UnaryResponse:
     """What unary-unary and stream-unary have in common: everything but what the first argument is."""
 
     _arity: str
+    _replayable: bool
+    """Whether the request can be sent again: a stream is gone once it has been read."""
 
     def __init__(self, channel: MeshChannel, method: str, serialize: Any, deserialize: Any, registered: Any) -> None:
         self._channel = channel
@@ -42,7 +44,7 @@ class _UnaryResponse:
         wait_for_ready: bool | None = None,
         compression: Any = None,
     ) -> Any:
-        rpc = self._channel.rpc(self._method, timeout, metadata, wait_for_ready)
+        rpc = self._channel.rpc(self._method, timeout, metadata, wait_for_ready, self._replayable)
         return self._drive(rpc, False, request, credentials, compression)
 
     def with_call(
@@ -54,7 +56,7 @@ class _UnaryResponse:
         wait_for_ready: bool | None = None,
         compression: Any = None,
     ) -> Any:
-        rpc = self._channel.rpc(self._method, timeout, metadata, wait_for_ready)
+        rpc = self._channel.rpc(self._method, timeout, metadata, wait_for_ready, self._replayable)
         return self._drive(rpc, True, request, credentials, compression)
 
     def future(
@@ -66,7 +68,7 @@ class _UnaryResponse:
         wait_for_ready: bool | None = None,
         compression: Any = None,
     ) -> CallFuture:
-        rpc = self._channel.rpc(self._method, timeout, metadata, wait_for_ready)
+        rpc = self._channel.rpc(self._method, timeout, metadata, wait_for_ready, self._replayable)
         call = CallFuture(self._channel, self._wires, rpc, request, credentials, compression)
         call.start()
         return call
@@ -110,12 +112,14 @@ class UnaryUnary(_UnaryResponse, grpc.UnaryUnaryMultiCallable):  # type: ignore[
     """`channel.unary_unary(...)`"""
 
     _arity = "unary_unary"
+    _replayable = True
 
 
 class StreamUnary(_UnaryResponse, grpc.StreamUnaryMultiCallable):  # type: ignore[misc]
     """`channel.stream_unary(...)`"""
 
     _arity = "stream_unary"
+    _replayable = False
 
 
 def error_of(outcome: Outcome) -> BaseException:

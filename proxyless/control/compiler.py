@@ -17,13 +17,22 @@ from proxyless.control import SERVICES
 from proxyless.control.bexpr import compile_filter
 from proxyless.model.documents import MeshDocument, ServiceDocument, Subset
 from proxyless.model.findings import Finding
-from proxyless.model.routes import Route, Split
-from proxyless.model.snapshot import Cluster, ClusterKey, NodeState, PlannedRoute, ServiceTable, Snapshot
+from proxyless.model.routes import RetryPolicy, Route, Split
+from proxyless.model.snapshot import (
+    Cluster,
+    ClusterKey,
+    DestinationState,
+    NodeState,
+    PlannedRoute,
+    ServiceTable,
+    Snapshot,
+)
 from proxyless.model.topology import Endpoint, Watched
-from proxyless.model.traffic import DEFAULTS, TrafficPolicy, overlay
+from proxyless.model.traffic import DEFAULTS, RetryBudget, TrafficPolicy, overlay
 from proxyless.policy.balancers import Balancer
 from proxyless.policy.headers import editor
 from proxyless.policy.matcher import Matcher
+from proxyless.policy.retriable import judge
 from proxyless.policy.split import shares, splitter
 
 CATCH_ALL = Route(name="default")
@@ -58,12 +67,14 @@ class Compiler:
     def __init__(
         self,
         node_of: Callable[[ClusterKey, Endpoint], NodeState],
+        state_of: Callable[[ClusterKey, RetryBudget], DestinationState],
         compose: Callable[[PlannedRoute], Any],
         balancers: Mapping[str, Balancer],
         labels: Mapping[str, str],
         rng: Callable[[], float],
     ) -> None:
         self._node_of = node_of
+        self._state_of = state_of
         self._compose = compose
         self._balancers = balancers
         self._labels = labels
@@ -158,7 +169,8 @@ class Compiler:
         weights = [endpoint.effective_weight for endpoint in members]
         balancer = self._balancers[policy.load_balancer.policy]
         picker = balancer(nodes, weights, policy.load_balancer, self._rng)
-        cluster = Cluster(key, watched, policy, nodes, weights, picker, known=endpoints is not None)
+        state = self._state_of(key, policy.retry_budget)
+        cluster = Cluster(key, watched, policy, nodes, weights, picker, state, known=endpoints is not None)
         return inputs, cluster
 
     # -- routes
@@ -183,6 +195,7 @@ class Compiler:
     ) -> PlannedRoute:
         timeout = route.timeout if route.timeout is not None else world.mesh.defaults.timeout
         weights = [split.weight for split in route.split] or [1.0]
+        retry = route.retry or world.mesh.defaults.retry or RetryPolicy()
         planned = PlannedRoute(
             name=route.name or f"route-{index}",
             route=route,
@@ -193,6 +206,8 @@ class Compiler:
             edits=[editor(route.headers, split.headers) for split in route.split] or [editor(route.headers)],
             run=None,
             timeout=float(timeout) if timeout else None,
+            retry=retry,
+            may_retry=judge(retry.on),
         )
         object.__setattr__(planned, "run", self._compose(planned))  # it knows its own route, so it comes last
         return planned

@@ -1,9 +1,9 @@
 """py-consul with a transport that can be cancelled, and a read that hands over all that Consul said.
 
-py-consul waits 30 s for a connection, holds a blocked thread until its query ends, decodes and interprets every body,
-lets CONSUL_HTTP_TOKEN beat the token it was given, and asks for no consistency on health. So its two seams are used:
-`http_connect` brings in our transport, and `read` goes past the interpretation. Everything else of py-consul (kv, agent,
-catalog) works as ever, over the same transport.
+py-consul waits 30 s for a connection, holds a blocked thread until its query ends, decodes and interprets
+every body, lets CONSUL_HTTP_TOKEN beat the token it was given, and asks for no consistency on health. So its
+two seams are used: `http_connect` brings in our transport, and `read` goes past the interpretation.
+Everything else of py-consul (kv, agent, catalog) works as ever, over the same transport.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ import threading
 import time
 from collections.abc import Iterator, Sequence
 from typing import Any, Final
+from urllib.parse import urlencode
 from weakref import WeakSet
 
 import consul
@@ -64,7 +65,8 @@ class Connections:
         with self._lock:
             self.closed = True
             connections = list(self._open)
-        # In a forked child these are the parent's connections too, and a shutdown would end them for the parent.
+        # In a forked child these are the parent's connections too, and a shutdown would end them for the
+        # parent.
         if os.getpid() == self._pid:
             for connection in connections:
                 _shut_down(connection)
@@ -73,7 +75,8 @@ class Connections:
 def _shut_down(connection: HTTPConnection) -> None:
     if (sock := connection.sock) is not None:
         with contextlib.suppress(OSError):
-            # The plain socket's: an SSLSocket's own would take its TLS state away from under the reading thread.
+            # The plain socket's: an SSLSocket's own would take its TLS state away from under the reading
+            # thread.
             socket.socket.shutdown(sock, socket.SHUT_RDWR)
 
 
@@ -126,13 +129,15 @@ class Transport(consul.std.HTTPClient):  # type: ignore[misc]  # py-consul has n
         """py-consul's one number is the patience for an answer; a connection has its own."""
         return CONNECT_WITHIN, super().timeout(params)
 
-    def fetch(self, path: str, params: Sequence[tuple[str, str]], headers: dict[str, str], timeout: float) -> Answer:
-        """GET, whatever the status is. Raises Unanswered."""
+    def fetch(
+        self, path: str, params: Sequence[tuple[str, str]], headers: dict[str, str], timeout: float
+    ) -> Answer:
+        """GET a path that is quoted already, whatever the status is. Raises Unanswered."""
         if self.connections.closed:
             raise Unanswered("the client is closed")
         try:
             response = self.session.get(
-                self.uri(path, params),
+                f"{self.base_uri}{path}?{urlencode(params)}",
                 headers=headers,
                 verify=self.verify,
                 cert=self.cert,
@@ -162,13 +167,15 @@ class ConsulClient(consul.Consul):  # type: ignore[misc]  # py-consul has no typ
             host=f"[{settings.host}]" if ":" in settings.host else settings.host,
             port=settings.port,
             scheme="https" if settings.tls else "http",
-            dc=settings.datacenter or None,
+            dc=settings.dc or None,
             verify=settings.ca_cert or _system_roots(),
             cert=(settings.client_cert, settings.client_key) if settings.client_cert else None,
         )
         self.token = None  # py-consul took CONSUL_HTTP_TOKEN, which is the settings' business
 
-    def http_connect(self, host: str, port: int, scheme: str, verify: Any = True, cert: Any = None) -> Transport:
+    def http_connect(
+        self, host: str, port: int, scheme: str, verify: Any = True, cert: Any = None
+    ) -> Transport:
         return Transport(
             host,
             port,
@@ -177,7 +184,8 @@ class ConsulClient(consul.Consul):  # type: ignore[misc]  # py-consul has no typ
             cert,
             connections_timeout=self.connections_timeout,
             server_name=self._settings.server_name,
-            # On one machine compressing costs more than it saves: 10,000 instances took 0.7 s plain, 1.2 s gzipped.
+            # On one machine compressing costs more than it saves: 10,000 instances took 0.7 s plain, 1.2 s
+            # gzipped.
             identity=self._settings.local,
         )
 
@@ -187,7 +195,8 @@ class ConsulClient(consul.Consul):  # type: ignore[misc]  # py-consul has no typ
         return {"X-Consul-Token": token} if token else {}
 
     def read(self, path: str, params: Sequence[tuple[str, str]] = (), timeout: float = 5.0) -> Answer:
-        """GET /v1/`path` with any parameters. Raises Unanswered, and ValueError where there is no token to ask with."""
+        """GET /v1/`path` with any parameters. Raises Unanswered, and ValueError where there is no token to
+        ask with."""
         headers = self.prepare_headers()
         answer: Answer = self.http.fetch(f"/v1/{path}", params, headers, timeout)
         token = headers.get("X-Consul-Token")
@@ -220,7 +229,8 @@ def _chunks(raw: BaseHTTPResponse) -> Iterator[bytes]:
 
 
 def _system_roots() -> str | bool:
-    """The machine's own certificate authorities, which a company adds its own to; else those that requests brings."""
+    """The machine's own certificate authorities, which a company adds its own to; else those that requests
+    brings."""
     return ssl.get_default_verify_paths().cafile or True
 
 
@@ -230,7 +240,9 @@ def _reason(error: BaseException, timeout: float) -> str:
     cause: BaseException | None = error
     while cause is not None and cause not in seen:
         seen.append(cause)
-        inner = next((a for a in (getattr(cause, "reason", None), *cause.args) if isinstance(a, BaseException)), None)
+        inner = next(
+            (a for a in (getattr(cause, "reason", None), *cause.args) if isinstance(a, BaseException)), None
+        )
         cause = inner or cause.__cause__ or cause.__context__
     names = {type(e).__name__ for e in seen}
     if names & {"ConnectTimeout", "ConnectTimeoutError"}:

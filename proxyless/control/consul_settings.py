@@ -1,8 +1,8 @@
 """Where Consul is and who we are to it: the URL of the source, and Consul's own environment variables.
 
-What the URL says wins over the environment, with the one exception that Consul's own clients make too (api/api.go):
-TLS that the environment asks for is never given up. A token has no place in a URL, which ends up in process lists
-and logs.
+What the URL says wins over the environment, with the one exception that Consul's own clients make too
+(api/api.go): TLS that the environment asks for is never given up. A token has no place in a URL, which ends
+up in process lists and logs.
 """
 
 from __future__ import annotations
@@ -37,15 +37,15 @@ class ConsulSettings:
     port: int = HTTP_PORT
     tls: bool = False
     prefix: str = DEFAULT_PREFIX
-    datacenter: str = ""
-    namespace: str = ""
+    dc: str = ""
+    ns: str = ""
     partition: str = ""
     stale: bool = True
     """Let any server answer, not just the leader: as quick, and it survives the leader's loss."""
     token: str = field(default="", repr=False)
     token_file: str = ""
-    """Read before every request, so that a token can be replaced while we run; wins over `token`, as it does in
-    Consul's own clients."""
+    """Read before every request, so that a token can be replaced while we run; wins over `token`, as it does
+    in Consul's own clients."""
     ca_cert: str = ""
     client_cert: str = ""
     client_key: str = ""
@@ -73,7 +73,8 @@ class ConsulSettings:
 
     @classmethod
     def parse(cls, url: str = "consul://", environ: Mapping[str, str] | None = None) -> ConsulSettings:
-        """Read a source URL; one without a host takes the environment's. Raises ValueError, never with a secret in it."""
+        """Read a source URL; one without a host takes the environment's. Raises ValueError, never with a
+        secret in it."""
         env = {k: v for k, v in (os.environ if environ is None else environ).items() if v}
         _refuse_token(url)
         try:
@@ -81,9 +82,13 @@ class ConsulSettings:
         except ValueError:
             raise ValueError(f"the source is no URL; write {_FORM}") from None
         if parts.scheme not in ("consul", "consul+https"):
-            raise ValueError(f"the source must begin with consul:// or consul+https://, got {parts.scheme[:20]!r}")
+            raise ValueError(
+                f"the source must begin with consul:// or consul+https://, got {parts.scheme[:20]!r}"
+            )
         if parts.path not in ("", "/") or parts.fragment:
-            raise ValueError(f"a Consul source has neither a path nor a #; the KV prefix is a parameter: {_FORM}")
+            raise ValueError(
+                f"a Consul source has neither a path nor a #; the KV prefix is a parameter: {_FORM}"
+            )
         given = _parameters(parts.query)
         tls = parts.scheme == "consul+https"
         if parts.netloc:
@@ -100,8 +105,8 @@ class ConsulSettings:
             port=port or (HTTPS_PORT if tls else HTTP_PORT),
             tls=tls,
             prefix=_prefix(given.get("prefix", DEFAULT_PREFIX)),
-            datacenter=_name(given.get("dc", ""), "dc"),
-            namespace=_name(given.get("ns") or env.get("CONSUL_NAMESPACE", ""), "ns"),
+            dc=_name(given.get("dc", ""), "dc"),
+            ns=_name(given.get("ns") or env.get("CONSUL_NAMESPACE", ""), "ns"),
             partition=_name(given.get("partition") or env.get("CONSUL_PARTITION", ""), "partition"),
             stale=_truth(given, "stale", default=True),
             token="" if token_file else _token(env.get("CONSUL_HTTP_TOKEN", ""), "CONSUL_HTTP_TOKEN"),
@@ -113,7 +118,8 @@ class ConsulSettings:
     def current_token(self) -> str:
         """The token for the next request; raises ValueError where the file has none.
 
-        An empty file is one that is just being written. Asking without a token would be answered, with nothing in it.
+        An empty file is one that is just being written. Asking without a token would be answered, with
+        nothing in it.
         """
         if not self.token_file:
             return self.token
@@ -172,9 +178,13 @@ def _from_address(address: str) -> tuple[str, int, bool]:
     if not given:
         return (*_host_port(address.rstrip("/"), "CONSUL_HTTP_ADDR"), False)
     if scheme == "unix":
-        raise ValueError("CONSUL_HTTP_ADDR is a unix socket, which is not supported; give the agent's host:port")
+        raise ValueError(
+            "CONSUL_HTTP_ADDR is a unix socket, which is not supported; give the agent's host:port"
+        )
     if scheme not in ("http", "https"):
-        raise ValueError(f"CONSUL_HTTP_ADDR must begin with http:// or https:// or have no scheme, got {scheme[:20]!r}")
+        raise ValueError(
+            f"CONSUL_HTTP_ADDR must begin with http:// or https:// or have no scheme, got {scheme[:20]!r}"
+        )
     host, port = _host_port(rest.rstrip("/"), "CONSUL_HTTP_ADDR")
     # With a scheme it is a URL, and its port then the scheme's own: so Consul's clients read it.
     return host, port or (443 if scheme == "https" else 80), scheme == "https"
@@ -191,7 +201,9 @@ def _host_port(text: str, where: str) -> tuple[str, int]:
     host, colon, digits = text.rpartition(":") if not text.endswith("]") else (text, "", "")
     if not colon:
         host, digits = text, ""
-    if colon and not (digits.isascii() and digits.isdecimal() and len(digits) <= 5 and 1 <= int(digits) <= 65535):
+    if colon and not (
+        digits.isascii() and digits.isdecimal() and len(digits) <= 5 and 1 <= int(digits) <= 65535
+    ):
         raise ValueError(f"{where} has no valid port after its host: it must be 1 to 65535")
     if host.startswith("[") and host.endswith("]"):
         try:
@@ -227,7 +239,9 @@ def _truth(given: Mapping[str, str], key: str, *, default: bool) -> bool:
 def _token(text: str, where: str) -> str:
     token = text.strip()
     if not all("!" <= c <= "~" for c in token):
-        raise ValueError(f"{where} holds characters that a token can't have: it must be one word of printable ASCII")
+        raise ValueError(
+            f"{where} holds characters that a token can't have: it must be one word of printable ASCII"
+        )
     return token
 
 
@@ -236,9 +250,18 @@ def _tls(env: Mapping[str, str]) -> dict[str, str]:
     if bool(cert) != bool(key):
         there, missing = ("CERT", "KEY") if cert else ("KEY", "CERT")
         raise ValueError(f"CONSUL_CLIENT_{there} is set without CONSUL_CLIENT_{missing}; set both or neither")
-    paths = {"CONSUL_CACERT": env.get("CONSUL_CACERT", ""), "CONSUL_CLIENT_CERT": cert, "CONSUL_CLIENT_KEY": key}
+    paths = {
+        "CONSUL_CACERT": env.get("CONSUL_CACERT", ""),
+        "CONSUL_CLIENT_CERT": cert,
+        "CONSUL_CLIENT_KEY": key,
+    }
     for name, path in paths.items():
         if path and not os.access(path, os.R_OK):
             raise ValueError(f"{name} names {path}, which can't be read")
     server_name = env.get("CONSUL_TLS_SERVER_NAME", "")
-    return {"ca_cert": paths["CONSUL_CACERT"], "client_cert": cert, "client_key": key, "server_name": server_name}
+    return {
+        "ca_cert": paths["CONSUL_CACERT"],
+        "client_cert": cert,
+        "client_key": key,
+        "server_name": server_name,
+    }

@@ -1,11 +1,12 @@
-"""What Consul's health endpoint says about a service, read into endpoints; whatever cannot be one is left out, with the reason.
+"""What Consul's health endpoint says about a service, read into endpoints; whatever cannot be one is left
+out, with the reason.
 
-Each instance was written by whoever may register one, so nothing in it is trusted: a field of the wrong type, a
-forbidden address or an absurd weight costs that instance and no other.
+Each instance was written by whoever may register one, so nothing in it is trusted: a field of the wrong type,
+a forbidden address or an absurd weight costs that instance and no other.
 
-An answer about 10,000 instances is 15 MB, and most of them are as they were. So it is never decoded as a whole, which
-would hold up every other thread of the process: it is cut where one instance ends and the next begins, and only the
-pieces that were not in the answer before are decoded.
+An answer about 10,000 instances is 15 MB, and most of them are as they were. So it is never decoded as a
+whole, which would hold up every other thread of the process: it is cut where one instance ends and the next
+begins, and only the pieces that were not in the answer before are decoded.
 """
 
 from __future__ import annotations
@@ -19,10 +20,10 @@ from proxyless.model.topology import NOWHERE, Endpoint, Locality
 
 T = TypeVar("T")
 
-# How an answer begins, where its first entry does, what stands between two entries, how much of that is the end of the
-# first and how much is not yet the second, and how the answer ends. Quotes and newlines inside JSON's strings are
-# escaped, and checks, the only other objects with a "Node", have a text there: so neither separator can stand anywhere
-# else. The second form is a dev agent's, which indents.
+# How an answer begins, where its first entry does, what stands between two entries, how much of that is the
+# end of the first and how much is not yet the second, and how the answer ends. Quotes and newlines inside
+# JSON's strings are escaped, and checks, the only other objects with a "Node", have a text there: so neither
+# separator can stand anywhere else. The second form is a dev agent's, which indents.
 _FORMS: Final = (
     (b'[{"Node":{', 1, b'},{"Node":{', 1, 2, b"}]", 1),
     (b"[\n    {\n", 6, b"\n    },\n    {\n", 6, 12, b"\n    }\n]", 2),
@@ -35,7 +36,8 @@ _POOLED: Final = 4096
 
 
 class Instances:
-    """Reads one service's answers, one after the other; what an entry was read into is kept for the next answer.
+    """Reads one service's answers, one after the other; what an entry was read into is kept for the next
+    answer.
 
     `elsewhere` says that the service is in another datacenter than we, where its WAN addresses count.
     """
@@ -48,7 +50,8 @@ class Instances:
         self._localities: dict[tuple[str, str, str], Locality] = {}
 
     def read(self, body: bytes) -> tuple[list[Endpoint], list[str]]:
-        """The endpoints, and a reason for every instance left out; raises ValueError if `body` is no list of entries.
+        """The endpoints, and a reason for every instance left out; raises ValueError if `body` is no list of
+        entries.
 
         Both are empty only if the list is.
         """
@@ -69,8 +72,9 @@ class Instances:
         return list(best.values()), dropped
 
     def _pieces(self, body: bytes) -> dict[str, Endpoint | str] | None:
-        """Cut instead of decoded; None if it is not written as Consul writes it. Every new piece proves its own cut:
-        if each is an object, then all of them, with the brackets and commas between, were the list."""
+        """Cut instead of decoded; None if it is not written as Consul writes it. Every new piece proves its
+        own cut: if each is an object, then all of them, with the brackets and commas between, were the
+        list."""
         before, read = self._read, {}
         try:
             for text in _cut(body):
@@ -92,7 +96,9 @@ class Instances:
                 raise ValueError(f"it is {_kind(entries)}")
             return {text: self._entry(entry, text) for entry in entries for text in (json.dumps(entry),)}
         except (ValueError, RecursionError) as e:
-            raise ValueError(f"the answer is not a JSON list of instances: {str(e)[:100] or 'too deep'}") from None
+            raise ValueError(
+                f"the answer is not a JSON list of instances: {str(e)[:100] or 'too deep'}"
+            ) from None
 
     def _entry(self, entry: object, text: str) -> Endpoint | str:
         """The endpoint, or why there is none."""
@@ -107,7 +113,9 @@ class Instances:
         except Invalid as e:
             return f"{name}: {e}"
 
-    def _endpoint(self, node: Mapping[str, Any], service: Mapping[str, Any], checks: list[Any], text: str) -> Endpoint:
+    def _endpoint(
+        self, node: Mapping[str, Any], service: Mapping[str, Any], checks: list[Any], text: str
+    ) -> Endpoint:
         meta = _part(service, "Meta", {})
         weights = _part(service, "Weights", {})
         passing = _part(weights, "Passing", 1)
@@ -123,8 +131,8 @@ class Instances:
         )
 
     def _address(self, node: Mapping[str, Any], service: Mapping[str, Any]) -> str:
-        """Consul's `CheckServiceNode.BestAddress` (agent/structs): the service's, else the node's, and from another
-        datacenter the WAN address of each first."""
+        """Consul's `CheckServiceNode.BestAddress` (agent/structs): the service's, else the node's, and from
+        another datacenter the WAN address of each first."""
         port = _part(service, "Port", 0)
         host = ""
         if self._elsewhere:
@@ -137,11 +145,17 @@ class Instances:
         host = host or _part(node, "Address", "")
         if not port:
             socket = _part(service, "SocketPath", "")
-            why = "is a unix socket, which nobody else can reach" if socket else "must not be 0: register it with its port"
+            why = (
+                "is a unix socket, which nobody else can reach"
+                if socket
+                else "must not be 0: register it with its port"
+            )
             raise Invalid(("port", why))
         return f"[{host}]:{port}" if ":" in host and not host.startswith("[") else f"{host}:{port}"
 
-    def _locality(self, node: Mapping[str, Any], service: Mapping[str, Any], meta: Mapping[str, Any]) -> Locality:
+    def _locality(
+        self, node: Mapping[str, Any], service: Mapping[str, Any], meta: Mapping[str, Any]
+    ) -> Locality:
         """The first of the places where it may be said; where none names a region the datacenter is it."""
         node_meta = _part(node, "Meta", {})
         for said in (_part(service, "Locality", {}), _part(node, "Locality", {})):
@@ -156,7 +170,9 @@ class Instances:
                 region, zone, subzone = (*parts, "", "")[:3]
             else:
                 for said, prefix in ((meta, "proxyless_"), (meta, ""), (node_meta, "")):
-                    region, zone, subzone = (_part(said, prefix + name, "") for name in ("region", "zone", "subzone"))
+                    region, zone, subzone = (
+                        _part(said, prefix + name, "") for name in ("region", "zone", "subzone")
+                    )
                     if region or zone or subzone:
                         break
         key = (region or _part(node_meta, "region", "") or _part(node, "Datacenter", ""), zone, subzone)
@@ -194,7 +210,8 @@ class Instances:
 
 
 def _cut(body: bytes) -> Iterator[str]:
-    """The text of each entry. Searched and copied entry by entry: no single step takes longer than one entry does."""
+    """The text of each entry. Searched and copied entry by entry: no single step takes longer than one entry
+    does."""
     end = len(body) - body.endswith(b"\n")
     for opening, start, between, first, skip, closing, last in _FORMS:
         if body.startswith(opening) and body.endswith(closing, 0, end):
@@ -207,7 +224,8 @@ def _cut(body: bytes) -> Iterator[str]:
 def _status(checks: list[Any]) -> str:
     """The worst of its checks (Consul's `HealthChecks.AggregatedStatus`); an instance without any passes.
 
-    Node checks count like its own. Maintenance is worse than critical to Consul and the same to a client: no calls.
+    Node checks count like its own. Maintenance is worse than critical to Consul and the same to a client: no
+    calls.
     """
     worst = "passing"
     for check in checks:

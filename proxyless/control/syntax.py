@@ -129,7 +129,7 @@ class _Open:
     path: Path
     value: dict[str, Any] | list[Any]
     slot: Path | None = None  # of a mapping: where the value that comes next belongs; None: a key comes next
-    kept: bool = True  # False: the value that comes next belongs to a key that was refused
+    kept: bool = True  # False: the key before that value was refused, and the value goes with it
 
 
 class _Tree:
@@ -231,7 +231,7 @@ class _Tree:
         elif top.slot is not None:
             if top.kept:
                 top.value[str(top.slot[-1])] = value
-            top.slot, top.kept = None, True
+            top.slot = None
 
     def _plain(self, text: str, path: Path, line: int) -> Any:
         """What a scalar without quotes means."""

@@ -1,8 +1,9 @@
 """One blocking query after another: when an answer is news, when to ask again, and what an index is worth.
 
-The rules are those of Consul's `features/blocking`, and what was measured beyond them: an index survives neither an
-error nor a step backwards, an early answer with the same index proves nothing, and every round is paid for. Nothing
-here has heard of HTTP, and the clock, the sleep and the dice are arguments: the rules are tested in virtual time.
+The rules are those of Consul's `features/blocking`, and what was measured beyond them: an index survives
+neither an error nor a step backwards, an early answer with the same index proves nothing, and every round is
+paid for. Nothing here has heard of HTTP, and the clock, the sleep and the dice are arguments: the rules are
+tested in virtual time.
 """
 
 from __future__ import annotations
@@ -20,7 +21,8 @@ FIRST_RETRIES, FIRST_CAP, CAP = 5, 1.0, 15.0
 """An agent that restarts is back within seconds, so the first few retries come soon."""
 
 FLOORS: Final = {403: 5.0, 429: 1.0, 503: 1.0}
-"""Least pause after a status: an unknown token is not mended in a second, a busy agent is not helped by haste."""
+"""Least pause after a status: an unknown token is not mended in a second, a busy agent is not helped by
+haste."""
 
 EARLY: Final = 0.98
 """Consul holds a query for `wait` plus up to a sixteenth; what comes before that was not the timeout."""
@@ -28,7 +30,8 @@ EARLY: Final = 0.98
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """What Consul sent: header names in lower case, and how long the body took once the headers were there."""
+    """What Consul sent: header names in lower case, and how long the body took once the headers were
+    there."""
 
     status: int
     headers: Mapping[str, str]
@@ -37,7 +40,8 @@ class Answer:
 
     @property
     def fragile(self) -> bool:
-        """Answered by a server that has lost touch with its leader: what it no longer names may well be there."""
+        """Answered by a server that has lost touch with its leader: what it no longer names may well be
+        there."""
         contact = self.headers.get("x-consul-lastcontact", "0")
         late = contact.isascii() and contact.isdecimal() and int(contact[:18]) > 10_000  # milliseconds
         return late or self.headers.get("x-consul-knownleader", "true") == "false"
@@ -55,8 +59,9 @@ class Unanswered(Exception):
 class News:
     """An answer that differs from the last one told (or that was asked for again, see `Deliver`).
 
-    `before` is the index of the answer before this one, 0 if there is none, and `unbroken` whether nothing went
-    wrong between the two: only then does a grown index mean that the difference was made in Consul's own history.
+    `before` is the index of the answer before this one, 0 if there is none, and `unbroken` whether nothing
+    went wrong between the two: only then does a grown index mean that the difference was made in Consul's own
+    history.
     """
 
     answer: Answer
@@ -69,8 +74,9 @@ Get: TypeAlias = Callable[[Sequence[tuple[str, str]], float], Answer]
 """Asks with these parameters and a timeout in seconds; raises Unanswered."""
 
 Deliver: TypeAlias = Callable[[News], "float | None"]
-"""Handles news; Unanswered or ValueError makes the answer a failure. None: believed. A number: tell me again once that
-many seconds have passed or the index has moved, even if the answer is the same (`math.inf`: only when it has moved)."""
+"""Handles news; Unanswered or ValueError makes the answer a failure. None: believed. A number: tell me again
+once that many seconds have passed or the index has moved, even if the answer is the same (`math.inf`: only
+when it has moved)."""
 
 
 class TokenBucket:
@@ -96,8 +102,8 @@ def backoff(failures: int, rng: Callable[[], float]) -> float:
 class Watcher:
     """Follows one endpoint of Consul, on the thread that calls `run`.
 
-    `sleep` sleeps that many seconds and says whether to stop: an `Event.wait`. `answered` hears of every answer
-    that could be used, `failed` of every failure with its reason.
+    `sleep` sleeps that many seconds and says whether to stop: an `Event.wait`. `answered` hears of every
+    answer that could be used, `failed` of every failure with its reason.
     """
 
     def __init__(
@@ -118,8 +124,9 @@ class Watcher:
         self.index = 0
         """What the next query asks to be newer than; 0 asks for an answer at once."""
         self.failures = 0
-        # Changes come in bursts of hundreds (a rollout, a canary's steps), each worth seeing at once. What changes
-        # nothing is an agent that cannot hold a query, or a prefix that wakes on every write anywhere.
+        # Changes come in bursts of hundreds (a rollout, a canary's steps), each worth seeing at once. What
+        # changes nothing is an agent that cannot hold a query, or a prefix that wakes on every write
+        # anywhere.
         self._productive = TokenBucket(512, 2.0)
         self._idle = TokenBucket(3, 1.0)
         self._told = b""  # the digest of the last answer that was news: the answer itself may be large
@@ -140,7 +147,9 @@ class Watcher:
         timeout = SLACK
         if index:
             if self._again_at is not None:
-                wait = max(0.01, min(wait, self._again_at - started))  # a wait of 0 would be 5 minutes to Consul
+                wait = max(
+                    0.01, min(wait, self._again_at - started)
+                )  # a wait of 0 would be 5 minutes to Consul
             params = [("index", str(index)), ("wait", f"{math.ceil(wait * 1000)}ms")]
             timeout += wait + wait / 16
         try:
@@ -160,8 +169,9 @@ class Watcher:
     def _take(self, answer: Answer, new: int, index: int, *, early: bool) -> float:
         now = self._now()
         if index and (new < index or (new == index and early)):
-            # Backwards: a restart, a snapshot restored, another server. Early with nothing moved: the restore is
-            # answered so, with the old data. With the index we have we would miss changes for a whole wait.
+            # Backwards: a restart, a snapshot restored, another server. Early with nothing moved: the restore
+            # is answered so, with the old data. With the index we have we would miss changes for a whole
+            # wait.
             self.index, self._unbroken = 0, self._unbroken and new == index
             return self._idle.pay(now)
         self.index = max(new, 1)  # an index of 0 would never block
@@ -204,4 +214,8 @@ def _refusal(answer: Answer) -> str:
         403: "; the token is unknown, expired or may not read this",
         429: "; too many requests or connections: see http_max_conns_per_client in the agent's limits",
     }.get(answer.status, "")
-    return f"Consul answered {answer.status} {said!r}{hint}" if said else f"Consul answered {answer.status}{hint}"
+    return (
+        f"Consul answered {answer.status} {said!r}{hint}"
+        if said
+        else f"Consul answered {answer.status}{hint}"
+    )

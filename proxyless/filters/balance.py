@@ -7,11 +7,16 @@ failure, cancellation, or a caller who lets go of a stream (the driver closes th
 from __future__ import annotations
 
 from proxyless.model.codes import Code
+from proxyless.model.snapshot import NodeState
 from proxyless.script import ABANDONED, DRAIN, Outcome, Rpc, Script, Service, refuse, sleep, wait
 
 FIRST_PAUSE = 0.02
 LONGEST_PAUSE = 1.0
 """`wait_for_ready` looks again after 20 ms, then doubles up to 1 s: quicker than a person, slower than a storm."""
+HOST_SELECTION_ATTEMPTS = 5
+"""As Istio sets Envoy's `host_selection_retry_max_attempts`."""
+SMALL = 64
+"""In a small cluster five draws may all fall on the same few nodes: there we look through it."""
 
 
 def balance(rpc: Rpc, _next: Service) -> Script[Outcome]:
@@ -19,6 +24,8 @@ def balance(rpc: Rpc, _next: Service) -> Script[Outcome]:
     pause = FIRST_PAUSE
     while True:
         node = rpc.cluster.picker.pick(rpc.rng)
+        if node is not None and (node.reachable_at or rpc.tried is not None) and not _suits(rpc, node):
+            node = _another(rpc, node)
         if node is None:
             refusal = yield from _no_endpoints(rpc)
             if refusal is not None:
@@ -35,13 +42,43 @@ def balance(rpc: Rpc, _next: Service) -> Script[Outcome]:
                 outcome = ABANDONED
                 outcome = yield DRAIN
         finally:
-            node.done(outcome.code != 0)
+            node.done(outcome.code != 0 and outcome is not ABANDONED)
+        if outcome.unsent:
+            node.unreachable(rpc.now)
+        elif node.reachable_at and outcome is not ABANDONED:
+            node.reached()
         if not (outcome.unsent and rpc.wait_for_ready):
             return outcome
         # "wait_for_ready: queue while there is no usable endpoint" - of the mesh, not of the one node that
         # happened to be picked: forwarded to a single connection it would pin the call to a dead endpoint.
         yield from sleep(pause if rpc.deadline is None else max(0.0, min(pause, rpc.deadline - rpc.now)))
         pause = min(pause * 2, LONGEST_PAUSE)
+
+
+def _suits(rpc: Rpc, node: NodeState) -> bool:
+    """Whether this call has not failed there yet, and it can be connected as far as we know."""
+    if rpc.tried is not None and node in rpc.tried:
+        return False
+    return not node.reachable_at or (node.reachable_at <= rpc.now and node.probe(rpc.now))
+
+
+def _another(rpc: Rpc, node: NodeState) -> NodeState:
+    """Pick again until one suits; where none does, one that was not tried yet is better, and any than none."""
+    untried = None
+    for _ in range(HOST_SELECTION_ATTEMPTS):
+        other = rpc.cluster.picker.pick(rpc.rng)
+        if other is None:
+            break
+        if _suits(rpc, other):
+            return other
+        if other not in (rpc.tried or ()):
+            untried = other
+    for other in rpc.cluster.nodes[:SMALL]:
+        if _suits(rpc, other):
+            return other
+        if untried is None and other not in (rpc.tried or ()):
+            untried = other
+    return untried or node
 
 
 def _expired(rpc: Rpc) -> Script[Outcome]:

@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple, Protocol
 
-from proxyless.model.routes import Route
+from proxyless.model.routes import RetryPolicy, Route
 from proxyless.model.topology import Endpoint, Watched
 from proxyless.model.traffic import Connection, TrafficPolicy
 
@@ -31,6 +31,8 @@ class NodeState(Protocol):
     address: str
     inflight: int
     endpoint: Endpoint
+    reachable_at: float
+    """0 while it can be connected; else the instant before which nobody should try."""
     send: Any
     """The `Send` effect for this node, made once."""
 
@@ -39,6 +41,25 @@ class NodeState(Protocol):
 
     def done(self, failed: bool) -> None:
         """That attempt ended; called exactly once for every `begin`."""
+
+    def probe(self, now: float) -> bool:
+        """Whether the caller may be the one who finds out if it can be connected again."""
+
+    def reached(self) -> None:
+        """It was connected."""
+
+    def unreachable(self, now: float) -> None:
+        """It could not be connected."""
+
+
+class DestinationState(Protocol):
+    """What changes about a destination as a whole (`state.ClusterState`)."""
+
+    def deposit(self, now: float) -> None:
+        """A call ended that nobody needs to make again."""
+
+    def withdraw(self, now: float) -> bool:
+        """Whether the budget has a retry left; if so, it is paid for."""
 
 
 class Picker(Protocol):
@@ -65,6 +86,7 @@ class Cluster:
     nodes: Sequence[NodeState]
     weights: Sequence[int]
     picker: Picker
+    state: DestinationState
     known: bool = True
 
     @property
@@ -93,6 +115,8 @@ class PlannedRoute:
     run: Any
     """The `script.Service` below the route filter, composed of what this route needs."""
     timeout: float | None = None
+    retry: RetryPolicy = RetryPolicy(attempts=0)
+    may_retry: Callable[[Any, bool], bool] = field(default=lambda _outcome, _timed_out: False)
 
 
 Plan = Sequence[tuple[Callable[[Mapping[str, str], Callable[[], float]], bool] | None, PlannedRoute]]

@@ -228,6 +228,7 @@ DEFAULTS = TrafficPolicy(
         keepalive_timeout=Duration(20),
         max_endpoints=0,
     ),
+    retry_budget=RetryBudget(ratio=0.2, min_retries_per_second=10, ttl=Duration(10)),
     tls=Tls(mode="DISABLE"),
 )
 """What holds where no document says otherwise (CONTRACT section 9)."""

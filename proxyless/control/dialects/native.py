@@ -27,19 +27,20 @@ Value: TypeAlias = ServiceDocument | MeshDocument
 Dialect: TypeAlias = Callable[[Parsed, type[Value]], tuple[Value | None, list[Finding]]]
 
 NOT_YET = (
-    ("routes", 0, "retry"),
     ("routes", 0, "hedge"),
     ("routes", 0, "fault"),
     ("routes", 0, "mirror"),
     ("routes", 0, "hash"),
     ("routes", 0, "sticky"),
     ("routes", 0, "rateLimit"),
-    ("defaults", "retry"),
+    ("routes", 0, "retry", "idempotentOnly"),
+    ("routes", 0, "retry", "remoteLocalities"),
+    ("defaults", "retry", "idempotentOnly"),
+    ("defaults", "retry", "remoteLocalities"),
     ("trafficPolicy", "locality"),
     ("trafficPolicy", "outlierDetection"),
     ("trafficPolicy", "circuitBreaker"),
     ("trafficPolicy", "limits"),
-    ("trafficPolicy", "retryBudget"),
     ("trafficPolicy", "loadBalancer", "slowStart"),
     ("trafficPolicy", "loadBalancer", "minimumRingSize"),
     ("trafficPolicy", "loadBalancer", "maximumRingSize"),

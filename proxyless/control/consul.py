@@ -1,0 +1,249 @@
+"""Consul as the source: a watch on the documents in KV, and one on the health of every service that is
+called.
+
+Each watch is a daemon thread with a client of its own, for a blocked read can only be ended by closing its
+connection. What Consul says is passed on when it can be believed (`consul_documents`, `consul_endpoints`);
+when to ask again is the watcher's business.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import threading
+import time
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, Final, Protocol
+
+from proxyless.control import RawDocument, Sink
+from proxyless.control.consul_documents import OK, Documents
+from proxyless.control.consul_endpoints import Endpoints
+from proxyless.control.consul_http import ConsulClient
+from proxyless.control.consul_settings import ConsulSettings
+from proxyless.control.watcher import Answer, News, Watcher
+from proxyless.model.topology import Endpoint, Watched
+
+DOCUMENTS: Final = "documents"
+
+CLOSE_WITHIN: Final = 0.08
+"""Closed connections end their reads in less than 1 ms; only a connection that is being opened takes
+longer."""
+
+Params = Sequence[tuple[str, str]]
+
+
+class Belief(Protocol):
+    """What of a watch's answers is passed on."""
+
+    doubt: str
+
+    @property
+    def path(self) -> str: ...
+
+    def take(self, news: News) -> float | None: ...
+
+
+class Watch:
+    """One thread on one blocking query, and what the sink is told of how it goes."""
+
+    def __init__(
+        self,
+        name: str,
+        sink: Sink,
+        client: ConsulClient,
+        params: Params,
+        belief: Callable[[Watch], Belief],
+        *,
+        wait: float,
+        now: Callable[[], float],
+        rng: Callable[[], float],
+    ) -> None:
+        self.name = name
+        self._sink, self._client, self._params = sink, client, params
+        self._now = now
+        self._stop = threading.Event()
+        self._silent: bool | None = None  # None: not yet heard of
+        self._doubt = ""
+        self._answered_at: float | None = None
+        self._last_error = ""
+        self._last_contact = ""
+        self._belief = belief(self)
+        self._watcher = Watcher(
+            self._get,
+            self._belief.take,
+            wait=wait,
+            now=now,
+            sleep=self._stop.wait,
+            rng=rng,
+            answered=self._answered,
+            failed=self._failed,
+        )
+        self.thread = threading.Thread(target=self._watcher.run, name=f"proxyless-watch-{name}", daemon=True)
+
+    @property
+    def open(self) -> bool:
+        return not self._stop.is_set()
+
+    def close(self) -> None:
+        """End what is being read; the thread ends by itself."""
+        self._stop.set()
+        self._client.close()
+
+    def status(self) -> dict[str, Any]:
+        at = self._answered_at
+        return {
+            "index": self._watcher.index,
+            "age": None if at is None else round(self._now() - at, 3),
+            "errors": self._watcher.failures,
+            "last_error": self._last_error or None,
+            "doubt": self._belief.doubt or None,
+            "last_contact_ms": self._last_contact or None,
+        }
+
+    def _get(self, params: Params, timeout: float) -> Answer:
+        return self._client.read(self._belief.path, [*self._params, *params], timeout)
+
+    def _answered(self, answer: Answer) -> None:
+        self._answered_at = self._now()
+        self._last_contact = answer.headers.get("x-consul-lastcontact", "")
+        doubt = self._belief.doubt
+        if self.open and (self._silent is not False or (self._doubt and not doubt)):
+            # Also when a doubt is over: there is no other word for it, and it is as good as an answer.
+            self._silent, self._doubt = False, ""
+            self._sink.fresh(self.name)
+        if self.open and doubt != self._doubt:
+            self._doubt = doubt
+            self._sink.suspicious(self.name, doubt)
+
+    def _failed(self, reason: str) -> None:
+        self._last_error = reason
+        if self.open and not self._silent:
+            self._silent = True
+            self._sink.stale(self.name, reason)
+
+
+class ConsulSource:
+    """A `Source`. `wait` is how long the agent may hold a query, `empty_hold` how long everything has to be
+    gone before that is believed; both in seconds."""
+
+    def __init__(
+        self,
+        settings: ConsulSettings,
+        *,
+        wait: float = 30.0,
+        empty_hold: float = 30.0,
+        now: Callable[[], float] = time.monotonic,
+        rng: Callable[[], float] = random.random,
+    ) -> None:
+        self.name = settings.name
+        self._settings = settings
+        self._wait, self._hold, self._now, self._rng = wait, empty_hold, now, rng
+        self._sink: Sink | None = None
+        self._lock = threading.Lock()
+        self._watches: dict[Watched | None, Watch] = {}
+        self._closed = False
+        self._own_datacenter = ""
+        self._pid = os.getpid()
+
+    def start(self, sink: Sink) -> None:
+        self._sink = sink
+        if risk := self._settings.token_file_risk():
+            sink.suspicious(DOCUMENTS, risk)
+        self._add(None)
+
+    def watch(self, watched: Watched) -> None:
+        self._add(watched)
+
+    def unwatch(self, watched: Watched) -> None:
+        with self._lock:
+            watch = self._watches.pop(watched, None)
+        if watch is not None:
+            watch.close()
+
+    def close(self) -> None:
+        if os.getpid() != self._pid:
+            return  # a forked child has the locks and the connections, but not the threads
+        with self._lock:
+            self._closed = True
+            watches = list(self._watches.values())
+        for watch in watches:
+            watch.close()
+        deadline = time.monotonic() + CLOSE_WITHIN
+        for watch in watches:
+            if watch.thread is not threading.current_thread():  # closed from inside a sink
+                watch.thread.join(max(0.0, deadline - time.monotonic()))
+
+    def status(self) -> Mapping[str, Any]:
+        with self._lock:
+            watches = list(self._watches.values())
+        return {"watches": {watch.name: watch.status() for watch in watches}}
+
+    def _add(self, watched: Watched | None) -> None:
+        with self._lock:
+            if self._closed or watched in self._watches or self._sink is None:
+                return
+            watch = self._documents(self._sink) if watched is None else self._endpoints(watched, self._sink)
+            self._watches[watched] = watch
+            watch.thread.start()
+
+    def _documents(self, sink: Sink) -> Watch:
+        client = ConsulClient(self._settings)
+        params = self._place(self._settings.dc)
+
+        def belief(watch: Watch) -> Belief:
+            def tell(documents: Mapping[str, RawDocument]) -> None:
+                if watch.open:
+                    sink.documents(documents)
+
+            ask = _asking(client, params)
+            return Documents(self._settings.prefix, ask, tell, hold=self._hold, now=self._now)
+
+        own = [("recurse", ""), *params, *self._mode()]
+        return Watch(DOCUMENTS, sink, client, own, belief, wait=self._wait, now=self._now, rng=self._rng)
+
+    def _endpoints(self, watched: Watched, sink: Sink) -> Watch:
+        client = ConsulClient(self._settings)
+        datacenter = watched.datacenter or self._settings.dc
+        params = self._place(datacenter)
+
+        def belief(watch: Watch) -> Belief:
+            def tell(endpoints: Sequence[Endpoint], dropped: Sequence[str]) -> None:
+                if watch.open:
+                    sink.dropped(watched, dropped)
+                    sink.endpoints(watched, endpoints)
+
+            def elsewhere() -> bool:
+                return bool(datacenter) and self._is_elsewhere(datacenter, client)
+
+            ask = _asking(client, params)
+            return Endpoints(watched.service, ask, tell, elsewhere=elsewhere, hold=self._hold, now=self._now)
+
+        own = [*params, *self._mode()]
+        return Watch(str(watched), sink, client, own, belief, wait=self._wait, now=self._now, rng=self._rng)
+
+    def _place(self, datacenter: str) -> list[tuple[str, str]]:
+        """Only what is configured: a Consul without namespaces refuses `ns`."""
+        place = (("dc", datacenter), ("ns", self._settings.ns), ("partition", self._settings.partition))
+        return [(name, value) for name, value in place if value]
+
+    def _mode(self) -> list[tuple[str, str]]:
+        return [("stale", "")] if self._settings.stale else []
+
+    def _is_elsewhere(self, datacenter: str, client: ConsulClient) -> bool:
+        """Whether that is another datacenter than the agent's own. What is named is, if the agent won't
+        tell."""
+        if not self._own_datacenter:
+            answer = client.read("agent/self")
+            if answer.status == OK:
+                self._own_datacenter = str(json.loads(answer.body)["Config"]["Datacenter"])
+        return datacenter != self._own_datacenter
+
+
+def _asking(client: ConsulClient, place: Params) -> Callable[..., Answer]:
+    """Reads beside the watch, over its client, and never stale: they are asked to be sure."""
+
+    def ask(path: str, *flags: str) -> Answer:
+        return client.read(path, [*place, *((flag, "") for flag in flags)])
+
+    return ask

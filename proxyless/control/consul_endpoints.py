@@ -1,0 +1,130 @@
+"""Endpoints out of Consul's health endpoint: how much of an answer is believed, above all that nobody is
+left.
+
+`[]` is what Consul says when the last instance is deregistered, and also when the token may no longer see the
+service or its nodes, when the agent was restarted a second ago, and when a node flaps.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Sequence
+from urllib.parse import quote
+
+from proxyless.control.consul_documents import FORBIDDEN, OK, Ask
+from proxyless.control.instances import Instances
+from proxyless.control.vanishing import LATER, SOON, UNTIL_IT_MOVES, Vanishing
+from proxyless.control.watcher import News, Unanswered
+from proxyless.model.topology import Endpoint
+
+
+class Endpoints:
+    """What is believed of the answers to one watch on `service`; `tell` hears the endpoints and what was
+    dropped.
+
+    `elsewhere` is asked once, before the first answer is read. `doubt` says what is not believed at present,
+    or "".
+    """
+
+    def __init__(
+        self,
+        service: str,
+        ask: Ask,
+        tell: Callable[[Sequence[Endpoint], Sequence[str]], None],
+        *,
+        elsewhere: Callable[[], bool],
+        hold: float,
+        now: Callable[[], float],
+    ) -> None:
+        self._service = service
+        self._ask, self._tell = ask, tell
+        self._elsewhere = elsewhere
+        self._instances: Instances | None = None
+        self._known: Sequence[Endpoint] = ()
+        self._vanishing = Vanishing(hold, now)
+        self.doubt = ""
+
+    @property
+    def path(self) -> str:
+        """All of them: `passing` would hide the warning ones, and wake as often."""
+        return f"health/service/{quote(self._service, safe='')}"
+
+    def take(self, news: News) -> float | None:
+        """A `Deliver` of the watcher."""
+        if news.answer.status != OK:
+            raise Unanswered(f"Consul answered {news.answer.status} for {self.path}")
+        if self._instances is None:
+            self._instances = Instances(elsewhere=self._elsewhere())
+        endpoints, dropped = self._instances.read(news.answer.body)
+        if endpoints or dropped:
+            return self._some(endpoints, dropped, fragile=news.answer.fragile)
+        if self._known:
+            return self._none(news, self._instances)
+        # Nobody was ever there, so nothing is lost: calls fail at once instead of waiting in vain.
+        self._some([], [], fragile=False)
+        self.doubt = self._hidden()
+        return None
+
+    def _some(self, endpoints: list[Endpoint], dropped: list[str], *, fragile: bool) -> float | None:
+        self._vanishing.over()
+        self.doubt = ""
+        missing: list[Endpoint] = []
+        if fragile:
+            # A server without a leader: what it has is true, what it has not may be new to it.
+            there = {endpoint.address for endpoint in endpoints}
+            missing = [endpoint for endpoint in self._known if endpoint.address not in there]
+        if missing:
+            self.doubt = (
+                "instances are missing from the answer of a server that has lost its leader; they stay"
+            )
+        self._known = endpoints + missing
+        self._tell(self._known, dropped)
+        return SOON if missing else None
+
+    def _none(self, news: News, instances: Instances) -> float | None:
+        self._vanishing.told(news)
+        filtered = news.answer.headers.get("x-consul-results-filtered-by-acls") == "true"  # Consul 1.11 on
+        if filtered or self._vanishing.unmoved(news):
+            grounds = (
+                "the token is not shown all"
+                if filtered
+                else "nobody was deregistered, the index is as before"
+            )
+            self.doubt = (
+                f"no instance is listed any more, but {grounds}; the known ones stay; {self._grant()}"
+            )
+            return UNTIL_IT_MOVES
+        sure = self._ask(self.path)
+        if sure.status != OK:
+            raise Unanswered(
+                f"that no instance is left could not be confirmed: Consul answered {sure.status}"
+            )
+        endpoints, dropped = instances.read(sure.body)
+        if endpoints or dropped:
+            return self._some(endpoints, dropped, fragile=sure.fragile)
+        if hidden := self._hidden():
+            self.doubt = f"{hidden}; the known instances stay"
+            return LATER
+        if left := self._vanishing.remaining():
+            self.doubt = (
+                "no instance is listed any more; the known ones stay for a while, in case it is a mistake"
+            )
+            return left
+        return self._some([], [], fragile=False)
+
+    def _hidden(self) -> str:
+        """Why instances would not be shown to us if there were any, or "".
+
+        Without service:read the discovery chain is refused; without node:read the catalog names the service.
+        """
+        if self._ask(f"discovery-chain/{quote(self._service, safe='')}").status == FORBIDDEN:
+            return f"the token may not read the service {self._service}; {self._grant()}"
+        services = self._ask("catalog/services")
+        if services.status == OK and self._service in json.loads(services.body):
+            return (
+                f"the service {self._service} has instances, but the token may not see them; {self._grant()}"
+            )
+        return ""
+
+    def _grant(self) -> str:
+        return f'it needs service "{self._service}" {{ policy = "read" }} and node_prefix "" {{ policy = "read" }}'

@@ -1,0 +1,57 @@
+"""Try again, while the policy, the budget and the deadline all allow it.
+
+Below the deadline, so that no retry waits past it; above balance, so that each attempt picks anew, and away
+from the nodes that have failed this call ("previous_hosts").
+"""
+
+from __future__ import annotations
+
+from proxyless.model.codes import Code
+from proxyless.policy.backoff import next_delay, pushback
+from proxyless.script import Outcome, Rpc, Script, Service, sleep
+
+
+def retry(rpc: Rpc, next: Service) -> Script[Outcome]:  # noqa: A002 - the filter's word, as in Finagle
+    """Make the call, and make it again where it failed in a way that may be mended by that."""
+    planned = rpc.route
+    policy = planned.retry
+    destination = rpc.cluster.state
+    began, limit, metadata = rpc.now, rpc.deadline, rpc.metadata
+    failed = 0
+    while True:
+        if policy.per_try_timeout is not None:
+            bound = rpc.now + policy.per_try_timeout
+            rpc.deadline = bound if limit is None else min(bound, limit)
+        outcome = yield from next(rpc)
+        timed_out = (
+            outcome.code == Code.DEADLINE_EXCEEDED
+            and policy.per_try_timeout is not None
+            and (limit is None or rpc.now < limit)
+        )
+        if outcome.code == 0 or outcome.refused or not planned.may_retry(outcome, timed_out):
+            destination.deposit(rpc.now)
+            return outcome
+        failed += 1
+        # "when an RPC becomes committed, the client … will not make any subsequent attempts" - gRFC A6
+        if outcome.committed or not rpc.replayable:
+            return outcome
+        delay = next_delay(
+            policy.backoff.base, policy.backoff.max, policy.attempts, failed, rpc.now - began, rpc.rng
+        )
+        pushed = pushback(outcome.trailers)
+        if delay is None or (pushed is not None and pushed < 0):
+            return outcome
+        if pushed is not None:
+            delay = pushed
+        # No time left for another attempt; the budget is asked last, so that nobody pays for nothing.
+        if limit is not None and rpc.now + delay >= limit:
+            return outcome
+        if not destination.withdraw(rpc.now):
+            return outcome
+        if policy.previous_hosts == "avoid":
+            rpc.tried = (*(rpc.tried or ()), rpc.node)
+        # "grpc-previous-rpc-attempts: N", absent on the first - gRFC A6
+        rpc.metadata = (*(metadata or ()), ("grpc-previous-rpc-attempts", str(failed)))
+        rpc.deadline = limit
+        if delay > 0:
+            yield from sleep(delay)

@@ -1,0 +1,149 @@
+"""CPU per unary call: bare grpcio, an empty interceptor, the mesh; sync, and asyncio with 32 in flight."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import statistics
+import tempfile
+import time
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+from typing import Any
+
+import grpc
+
+import proxyless
+
+METHOD = "/bench.Echo/Call"
+REQUEST = b"x" * 64
+IN_FLIGHT = 32
+ROUND_ROBIN = [("grpc.service_config", json.dumps({"loadBalancingConfig": [{"round_robin": {}}]}))]
+
+
+def document(addresses: list[str]) -> dict[str, Any]:
+    """Ten routes, the last of which matches, with a 90/10 split over subsets and the default balancer."""
+    others = [
+        {"name": f"r{n}", "match": [{"headers": {"x-user": {"exact": f"u{n}"}}}], "split": [{"subset": "canary"}]}
+        for n in range(4)
+    ] + [
+        {"name": f"p{n}", "match": [{"path": {"prefix": f"/bench.Other{n}/"}}], "split": [{"subset": "canary"}]}
+        for n in range(5)
+    ]
+    last = {"name": "all", "split": [{"subset": "stable", "weight": 90}, {"subset": "canary", "weight": 10}]}
+    versions = ["v1", "v1", "v2"]
+    return {
+        "services": {
+            "bench": {
+                "subsets": {"stable": {"labels": {"version": "v1"}}, "canary": {"labels": {"version": "v2"}}},
+                "routes": [*others, last],
+            }
+        },
+        "endpoints": {
+            "bench": [
+                {"address": address, "labels": {"version": version}}
+                for address, version in zip(addresses, versions, strict=True)
+            ]
+        },
+    }
+
+
+def meshed(addresses: list[str]) -> proxyless.Mesh:
+    """A mesh over the servers, from a file that nobody changes."""
+    folder = Path(tempfile.mkdtemp(prefix="proxyless-bench-"))
+    path = folder / "mesh.json"
+    path.write_text(json.dumps(document(addresses)))
+    mesh = proxyless.connect(f"file:{path}")
+    assert mesh.ready("bench", timeout=10)
+    return mesh
+
+
+class _Empty(grpc.UnaryUnaryClientInterceptor):  # type: ignore[misc]
+    def intercept_unary_unary(self, continuation: Any, details: Any, request: Any) -> Any:
+        return continuation(details, request)
+
+
+class _AioEmpty(grpc.aio.UnaryUnaryClientInterceptor):  # type: ignore[misc]
+    async def intercept_unary_unary(self, continuation: Any, details: Any, request: Any) -> Any:
+        return await continuation(details, request)
+
+
+Measured = dict[str, tuple[list[float], list[float]]]
+"""By variant: microseconds of CPU per call, one figure a turn; and the latency of every call."""
+
+
+def sync(addresses: list[str], turns: int, calls: int) -> Measured:
+    """Blocking calls, one after the other."""
+    target = f"ipv4:{','.join(addresses)}"
+    mesh = meshed(addresses)
+    bare = grpc.insecure_channel(target, options=ROUND_ROBIN)
+    inner = grpc.insecure_channel(target, options=[*ROUND_ROBIN, ("bench.own", 1)])
+    variants = {
+        "bare grpcio, round_robin": bare.unary_unary(METHOD),
+        "one empty interceptor": grpc.intercept_channel(inner, _Empty()).unary_unary(METHOD),
+        "proxyless": mesh.channel("bench").unary_unary(METHOD),
+    }
+    measured: Measured = {name: ([], []) for name in variants}
+    for turn in range(turns + 1):
+        for name, call in variants.items():
+            latencies = []
+            cpu = time.process_time()
+            for _ in range(calls):
+                began = time.perf_counter()
+                call(REQUEST, timeout=10)
+                latencies.append(time.perf_counter() - began)
+            cpu = time.process_time() - cpu
+            if turn:  # the first turn connects and warms up
+                measured[name][0].append(cpu / calls * 1e6)
+                measured[name][1].extend(latencies)
+    mesh.close()
+    bare.close()
+    inner.close()
+    return measured
+
+
+async def aio(addresses: list[str], turns: int, calls: int) -> Measured:
+    """asyncio calls, `IN_FLIGHT` at a time."""
+    target = f"ipv4:{','.join(addresses)}"
+    mesh = meshed(addresses)
+    bare = grpc.aio.insecure_channel(target, options=ROUND_ROBIN)
+    inner = grpc.aio.insecure_channel(target, options=[*ROUND_ROBIN, ("bench.own", 1)], interceptors=[_AioEmpty()])
+    variants: dict[str, Callable[..., Awaitable[Any]]] = {
+        "bare grpcio, round_robin": bare.unary_unary(METHOD),
+        "one empty interceptor": inner.unary_unary(METHOD),
+        "proxyless": mesh.aio_channel("bench").unary_unary(METHOD),
+    }
+    measured: Measured = {name: ([], []) for name in variants}
+    for turn in range(turns + 1):
+        for name, call in variants.items():
+            latencies: list[float] = []
+
+            async def worker(call: Callable[..., Awaitable[Any]], latencies: list[float]) -> None:
+                for _ in range(calls // IN_FLIGHT):
+                    began = time.perf_counter()
+                    await call(REQUEST, timeout=10)
+                    latencies.append(time.perf_counter() - began)
+
+            cpu = time.process_time()
+            await asyncio.gather(*(worker(call, latencies) for _ in range(IN_FLIGHT)))
+            cpu = time.process_time() - cpu
+            if turn:
+                measured[name][0].append(cpu / (calls // IN_FLIGHT * IN_FLIGHT) * 1e6)
+                measured[name][1].extend(latencies)
+    await bare.close()
+    await inner.close()
+    mesh.close()
+    return measured
+
+
+def rows(measured: Measured) -> list[tuple[str, str, str, str, str]]:
+    """(variant, CPU us per call, ratio of CPU, p50 ms, p99 ms); the ratio is the median over turns, pair by pair."""
+    base_cpu, _ = next(iter(measured.values()))
+    table = []
+    for name, (cpu, latencies) in measured.items():
+        ratio = statistics.median(mine / base for mine, base in zip(cpu, base_cpu, strict=True))
+        cuts = statistics.quantiles(latencies, n=100)
+        table.append(
+            (name, f"{statistics.median(cpu):.0f}", f"{ratio:.2f}", f"{cuts[49] * 1e3:.3f}", f"{cuts[98] * 1e3:.2f}")
+        )
+    return table
