@@ -17,6 +17,7 @@ import grpc
 
 from proxyless.channel.aio_intercepted_calls import (
     RPC_FINISHED,
+    STYLES_MIXED,
     InterceptedStreamStreamCall,
     InterceptedStreamUnaryCall,
     InterceptedUnaryStreamCall,
@@ -225,10 +226,10 @@ class ReplacedStream(grpc.aio.UnaryStreamCall[Any, Any], grpc.aio.StreamStreamCa
             return grpc.aio.EOF
 
     async def write(self, request: Any) -> None:
-        await cast(Any, self._rpc).write(request)
+        raise grpc.aio.UsageError(STYLES_MIXED)  # below an interceptor requests always come from an iterator
 
     async def done_writing(self) -> None:
-        await cast(Any, self._rpc).done_writing()
+        raise grpc.aio.UsageError(STYLES_MIXED)
 
     def cancelled(self) -> bool:
         return self._rpc.cancelled()

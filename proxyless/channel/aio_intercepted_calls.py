@@ -22,7 +22,7 @@ import grpc
 CANCELLED_LOCALLY = "Locally cancelled by application!"
 RPC_FINISHED = "RPC already finished."
 _HALF_CLOSED = 'RPC is half closed after calling "done_writing".'
-_STYLES_MIXED = "The iterator and read/write APIs may not be mixed on a single RPC."
+STYLES_MIXED = "The iterator and read/write APIs may not be mixed on a single RPC."
 
 
 class LocalStatus(grpc.aio.Call):
@@ -274,7 +274,7 @@ class _StreamRequest(InterceptedCall):
         A writer that is cancelled cancels the call, here and in `write`, as on grpcio's plain calls.
         """
         if self._written is None:
-            raise grpc.aio.UsageError(_STYLES_MIXED)
+            raise grpc.aio.UsageError(STYLES_MIXED)
         try:
             await self._written.opened.wait()
         except asyncio.CancelledError:

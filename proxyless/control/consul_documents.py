@@ -87,6 +87,7 @@ class Documents:
             self.doubt = (
                 f"the token may no longer read {self._prefix}/ in KV; all documents stay; {self._grant()}"
             )
+            self._vanishing.impossible()
             return LATER
         if self._vanishing.unmoved(news):
             self.doubt = (

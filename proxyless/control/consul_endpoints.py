@@ -83,34 +83,32 @@ class Endpoints:
 
     def _none(self, news: News, instances: Instances) -> float | None:
         self._vanishing.told(news)
-        filtered = news.answer.headers.get("x-consul-results-filtered-by-acls") == "true"  # Consul 1.11 on
-        if filtered or self._vanishing.unmoved(news):
-            grounds = (
-                "the token is not shown all"
-                if filtered
-                else "nobody was deregistered, the index is as before"
-            )
-            self.doubt = (
-                f"no instance is listed any more, but {grounds}; the known ones stay; {self._grant()}"
-            )
+        if grounds := self._impossible(news):
+            self.doubt = f"no instance is listed any more, but {grounds}; the known ones stay; {self._grant()}"
+            self._vanishing.impossible()
             return UNTIL_IT_MOVES
         sure = self._ask(self.path)
         if sure.status != OK:
-            raise Unanswered(
-                f"that no instance is left could not be confirmed: Consul answered {sure.status}"
-            )
+            raise Unanswered(f"that no instance is left could not be confirmed: Consul answered {sure.status}")
         endpoints, dropped = instances.read(sure.body)
         if endpoints or dropped:
             return self._some(endpoints, dropped, fragile=sure.fragile)
         if hidden := self._hidden():
             self.doubt = f"{hidden}; the known instances stay"
+            self._vanishing.impossible()
             return LATER
         if left := self._vanishing.remaining():
-            self.doubt = (
-                "no instance is listed any more; the known ones stay for a while, in case it is a mistake"
-            )
+            self.doubt = "no instance is listed any more; the known ones stay for a while: it may be a mistake"
             return left
         return self._some([], [], fragile=False)
+
+    def _impossible(self, news: News) -> str:
+        """Why the answer can't mean that nobody is there, or ""."""
+        if news.answer.headers.get("x-consul-results-filtered-by-acls") == "true":  # Consul 1.11 on
+            return "the token is not shown all"
+        if self._vanishing.unmoved(news):
+            return "nobody was deregistered, the index is as before"
+        return ""
 
     def _hidden(self) -> str:
         """Why instances would not be shown to us if there were any, or "".
@@ -121,10 +119,10 @@ class Endpoints:
             return f"the token may not read the service {self._service}; {self._grant()}"
         services = self._ask("catalog/services")
         if services.status == OK and self._service in json.loads(services.body):
-            return (
-                f"the service {self._service} has instances, but the token may not see them; {self._grant()}"
-            )
+            hidden = f"the service {self._service} has instances, but the token may not see them"
+            return f"{hidden}; {self._grant()}"
         return ""
 
     def _grant(self) -> str:
-        return f'it needs service "{self._service}" {{ policy = "read" }} and node_prefix "" {{ policy = "read" }}'
+        read = '{ policy = "read" }'
+        return f'it needs service "{self._service}" {read} and node_prefix "" {read}'

@@ -23,34 +23,39 @@ it."""
 
 
 class Vanishing:
-    """Keeps in mind since when an answer is empty, and what the index was when it was not."""
+    """Keeps in mind what the index was when there was something, and since when there may be nothing."""
 
     def __init__(self, hold: float, now: Callable[[], float]) -> None:
         self._hold, self._now = hold, now
+        self._last: int | None = None
         self._since: float | None = None
-        self._last = 0
         self.grown = False
         """Whether it became empty by a step of Consul's own history, with nothing amiss since."""
 
     def told(self, news: News) -> None:
-        """Another empty answer. An outage starts the hold anew: an agent that comes and goes proves
-        nothing."""
-        if self._since is None:
+        """Another empty answer."""
+        if self._last is None:
             self._last = news.before
             self.grown = news.unbroken and news.index > news.before
-        if self._since is None or not news.unbroken:
-            self._since = self._now()
-            self.grown = self.grown and news.unbroken
+        elif not news.unbroken:
+            self.grown = False
+            self._since = None  # an agent that comes and goes proves nothing
 
     def unmoved(self, news: News) -> bool:
         """Whether the index is still the one at which there was something. To deregister or to delete moves
         it; what does not is to lose the right to see."""
         return news.index == self._last
 
+    def impossible(self) -> None:
+        """There are better reasons not to believe it than that it is new; the hold begins when they are gone."""
+        self._since = None
+
     def remaining(self) -> float:
-        """Seconds for which it is held against."""
-        return 0.0 if self._since is None else max(0.0, self._since + self._hold - self._now())
+        """Seconds of the hold that are left; the first to ask begins it."""
+        if self._since is None:
+            self._since = self._now()
+        return max(0.0, self._since + self._hold - self._now())
 
     def over(self) -> None:
         """There is something again, or it is believed that there is not."""
-        self._since = None
+        self._last = self._since = None

@@ -104,14 +104,14 @@ def history(*steps: tuple[float, int, str]) -> Agent:
 
 def test_the_first_query_is_plain_and_the_next_one_waits_for_something_newer() -> None:
     """Without an index Consul answers at once; with one it holds the query for the wait."""
-    stage = Stage(history((0, 7, "a"))).run(40)
+    stage = Stage(history((0, 7, "a"))).run(30)
     assert [params for _, params, _ in stage.asked] == [{}, {"index": "7", "wait": "30000ms"}]
     assert stage.bodies == ["a"]
 
 
 def test_a_query_is_given_a_sixteenth_more_than_its_wait_and_some_slack() -> None:
     """Consul adds up to wait/16 of jitter; 5 s beyond that is a hung agent."""
-    stage = Stage(history((0, 7, "a"))).run(40)
+    stage = Stage(history((0, 7, "a"))).run(30)
     assert [timeout for _, _, timeout in stage.asked] == [5.0, 5.0 + 30.0 * 17 / 16]
 
 
@@ -164,7 +164,7 @@ def test_an_early_answer_with_the_same_index_is_read_again_without_one() -> None
 
 def test_the_timeout_of_a_query_is_no_early_answer() -> None:
     """An agent that holds the query for its wait is asked again with the same index."""
-    stage = Stage(history((0, 7, "a"))).run(100)
+    stage = Stage(history((0, 7, "a"))).run(90)
     assert [params.get("index") for _, params, _ in stage.asked] == [None, "7", "7", "7"]
     assert stage.bodies == ["a"]
 

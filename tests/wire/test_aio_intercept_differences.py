@@ -134,6 +134,28 @@ async def test_an_iterator_needs_no_rpc(wire: Wire, arity: str) -> None:
     assert wire.tried == []
 
 
+@many_responses
+async def test_an_interceptor_may_read_from_the_iterator_below(wire: Wire, arity: str) -> None:
+    """A replaced stream can be read and asked like any other call; grpcio's can only be iterated."""
+    seen: list[Any] = []
+
+    async def peeking(continuation: Any, details: Any, request: Any) -> Any:
+        call = await continuation(details, request)
+        await call.wait_for_connection()
+        seen.extend([await call.read(), call.time_remaining() > 50.0])
+        with pytest.raises(grpc.aio.UsageError):
+            await call.write(b"c")
+        return call
+
+    async def iterating(continuation: Any, details: Any, request: Any) -> AsyncIterator[bytes]:
+        call = await continuation(details, request)
+        return (response async for response in call)
+
+    interceptors = [interceptor(arity, body) for body in (peeking, iterating)]
+    assert await talk(wire.call("ours", arity, interceptors, timeout=60.0)) == b"b"
+    assert seen == [b"a", True]
+
+
 async def test_an_iterator_may_send_late_and_again(wire: Wire) -> None:
     """The status of a replaced stream is that of the RPC sent last; grpcio knows none that is sent late."""
 

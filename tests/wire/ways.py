@@ -1,0 +1,147 @@
+"""The two ways a wire test makes the same call: on bare grpcio, and through the mesh.
+
+What a test expects is written down once and held against both, so that it is parity that is tested and not
+our opinion of it. A test that concerns the mesh alone uses the `net` without naming a way.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from collections.abc import Callable, Coroutine, Sequence
+from pathlib import Path
+from typing import Any
+
+import grpc
+import pytest
+
+import proxyless
+from proxyless.protos import echo_pb2_grpc
+from tests.wire.echo import EchoServer, eventually
+
+WAYS = ["grpcio", "mesh"]
+either_way = pytest.mark.parametrize("way", WAYS)
+
+
+class Net:
+    """Echo servers, a mesh that knows them from a file, and channels to them either way. Closes what it opened."""
+
+    def __init__(self, folder: Path) -> None:
+        self._file = folder / "mesh.yaml"
+        self._servers: list[EchoServer] = []
+        self._addresses: list[str] = []
+        self._labels: dict[str, str] = {}
+        self._document = "{}"
+        self._mesh: proxyless.Mesh | None = None
+        self._closing: list[Callable[[], Any]] = []
+
+    def server(self, name: str = "a", *, named: bool = True, **settings: Any) -> EchoServer:
+        """Start one more server; unless told otherwise it is among the service's endpoints."""
+        server = EchoServer(name, **settings)
+        self._servers.append(server)
+        if named:
+            self.endpoints(*self._addresses, server.address)
+        return server
+
+    @property
+    def servers(self) -> Sequence[EchoServer]:
+        return self._servers
+
+    @property
+    def mesh(self) -> proxyless.Mesh:
+        """The mesh, connected when first asked for."""
+        if self._mesh is None:
+            self._write()
+            self._mesh = proxyless.connect(f"file:{self._file}", services=["echo"])
+            assert self._mesh.ready("echo", timeout=5.0)
+        return self._mesh
+
+    def closing(self, close: Callable[[], Any]) -> None:
+        """Have `close` called with the rest."""
+        self._closing.append(close)
+
+    # -- what the file says
+
+    def endpoints(self, *addresses: str, **labels: str) -> None:
+        """Have the file name these endpoints and no others; `labels` are those of every one of them."""
+        self._addresses = list(addresses)
+        self._labels = labels
+        self._write()
+
+    def document(self, text: str) -> None:
+        """Have the file say this of the service, in YAML that fits on one line."""
+        self._document = text
+        self._write()
+
+    def _write(self) -> None:
+        labels = ", ".join(f"{name}: {value}" for name, value in self._labels.items())
+        lines = [f'  - {{address: "{address}", labels: {{{labels}}}}}' for address in self._addresses]
+        text = "\n".join(["services:", f"  echo: {self._document}", "endpoints:", "  echo:", *lines, ""])
+        new = self._file.with_suffix(".new")
+        new.write_text(text)
+        os.replace(new, self._file)
+
+    def settled(self, *addresses: str) -> bool:
+        """Whether the mesh goes by these endpoints now."""
+        known = self.mesh.status()["endpoints"]
+        return {endpoint["address"] for endpoint in known} == set(addresses)
+
+    @property
+    def inflight(self) -> int:
+        """Attempts under way, on nodes that the current snapshot names."""
+        return sum(node.inflight for node in self.mesh._nodes.all())
+
+    # -- channels
+
+    def channel(self, way: str = "mesh", **settings: Any) -> grpc.Channel:
+        """A channel for threads."""
+        channel: grpc.Channel
+        if way == "mesh":
+            channel = self.mesh.channel("echo", **settings)
+        else:
+            channel = _bare(grpc, self._addresses[0], settings)
+        self._closing.append(channel.close)
+        return channel
+
+    def stub(self, way: str = "mesh", **settings: Any) -> Any:
+        """The generated stub over `channel`."""
+        return echo_pb2_grpc.EchoStub(self.channel(way, **settings))
+
+    def aio_channel(self, way: str = "mesh", **settings: Any) -> grpc.aio.Channel:
+        """A channel for the running loop; who asks for it closes it."""
+        if way == "mesh":
+            return self.mesh.aio_channel("echo", **settings)
+        channel: grpc.aio.Channel = _bare(grpc.aio, self._addresses[0], settings)
+        return channel
+
+    def run(self, way: str, scene: Callable[[Any], Coroutine[Any, Any, Any]], **settings: Any) -> Any:
+        """Play an asyncio scene with a stub of its own; afterwards no task is left."""
+
+        async def play() -> Any:
+            async with self.aio_channel(way, **settings) as channel:
+                result = await asyncio.wait_for(scene(echo_pb2_grpc.EchoStub(channel)), 20.0)
+            for _ in range(500):
+                left = asyncio.all_tasks() - {asyncio.current_task()}
+                if not left:
+                    return result
+                await asyncio.sleep(0.002)
+            raise AssertionError(f"the test left tasks behind: {left}")
+
+        return asyncio.run(play())
+
+    def close(self) -> None:
+        """Close everything; nothing may be left under way on any endpoint."""
+        for close in reversed(self._closing):
+            close()
+        if self._mesh is not None:
+            eventually(lambda: self.inflight == 0)
+            self._mesh.close()
+        for server in self._servers:
+            server.stop()
+
+
+def _bare(module: Any, address: str, settings: dict[str, Any]) -> Any:
+    credentials = settings.pop("credentials", None)
+    if credentials is None:
+        return module.insecure_channel(address, **settings)
+    return module.secure_channel(address, credentials, **settings)
