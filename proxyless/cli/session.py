@@ -110,7 +110,7 @@ def look(
     every: bool = False,
     labels: Mapping[str, str] | None = None,
 ) -> View:
-    """Connect, wait until `services` (with `every`: all that have a document) are known, and say what was seen.
+    """Connect, wait until `services` (with `every`: all that there are) are known, and say what was seen.
 
     Raises Unreachable where there is nothing to see at all.
     """
@@ -127,7 +127,7 @@ def look(
     with mesh:
         spoke = _wait(mesh, (), until, heard)
         if spoke and every:
-            services = documented(mesh.status())
+            services = _every(where, mesh.status())
             for service in services:
                 mesh.want(service)
         complete = spoke and _wait(mesh, services, until, heard)
@@ -137,6 +137,15 @@ def look(
     if not status["version"]:
         raise unreachable(where, trouble)
     return View(where, status["source"]["name"], status, snapshot, trouble)
+
+
+def _every(where: Address, status: Mapping[str, Any]) -> list[str]:
+    """Every service with a document. In a file those with nothing but endpoints too: a catalog may have thousands."""
+    if where.scheme != "file":
+        return documented(status)
+    from proxyless.cli.files import endpoint_names
+
+    return sorted({*documented(status), *endpoint_names(where.path)})
 
 
 def _wait(mesh: Mesh, services: Sequence[str], until: float, heard: threading.Event) -> bool:

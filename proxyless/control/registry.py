@@ -1,23 +1,24 @@
-"""The local Consul agent as a registry: one instance goes in, is looked up, and is taken out again.
+"""The local Consul agent as a registry: an instance is entered, looked up, and taken out again.
 
-py-consul does the talking; it is imported with the first question, for its import alone takes 130 ms and the
-questions are asked by a thread that nobody waits for. Every failure is an OSError or a ValueError whose text is
-for people and never holds the token.
+py-consul does the talking, over the transport of `consul_http`. Importing this file imports py-consul, which takes
+130 ms: whoever can, does it on a thread that nobody waits for. Every failure is an OSError or a ValueError whose
+text is for people and never holds the token.
 """
 
 from __future__ import annotations
 
 import json
 import socket
-from typing import TYPE_CHECKING, Any, Final
-from urllib.parse import quote
+from collections.abc import Callable
+from typing import Any, Final
 
+from consul import Check, ConsulException
+from requests import RequestException
+
+from proxyless.control.consul_http import ConsulClient
 from proxyless.control.consul_settings import ConsulSettings
+from proxyless.control.watcher import Answer, Unanswered
 from proxyless.model.instance import Instance
-
-if TYPE_CHECKING:
-    from proxyless.control.consul_http import ConsulClient
-    from proxyless.control.watcher import Answer
 
 CHECK_TIMEOUT: Final = "2s"
 """For one health check. A server that needs longer to say that it serves is not serving."""
@@ -29,46 +30,58 @@ ANSWER_WITHIN: Final = 3.0
 """Seconds for an answer: the agent is on this machine, and an exiting server waits for it."""
 
 _ELSEWHERE: Final = "192.0.2.1"
-"""TEST-NET-1 (RFC 5737): an address that is on no machine and so shows the way out of this one."""
+"""TEST-NET-1 (RFC 5737): an address that no machine has, and so shows the way out of this one."""
+
+_STATUSES: Final = {200: "passing", 429: "warning", 503: "critical"}
+"""How `/v1/agent/health/service/id/` says an entry's status: for load balancers that read nothing else."""
+
+
+class _Client(ConsulClient):
+    """py-consul's client, in the namespace and partition of `settings`, which its agent methods don't know."""
+
+    def __init__(self, settings: ConsulSettings) -> None:
+        # Only what is configured: a Consul without namespaces refuses both.
+        place = (("X-Consul-Namespace", settings.ns), ("X-Consul-Partition", settings.partition))
+        self._place = {header: value for header, value in place if value}
+        super().__init__(settings)
+        # py-consul's own 30 s are all that an orchestrator gives a process to exit.
+        self.http.connections_timeout = ANSWER_WITHIN
+
+    def prepare_headers(self, token: str | None = None) -> dict[str, str]:
+        return {**super().prepare_headers(token), **self._place}
 
 
 class Registry:
     """The agent that `settings` name. For one thread, and another that may close it.
 
-    `interval` is the time in seconds between two of Consul's health checks, which takes at least a second.
+    `interval` is the time in seconds between two of Consul's health checks; Consul makes it one second at least.
     """
 
     def __init__(self, settings: ConsulSettings, *, interval: float = 10.0) -> None:
         self.name = settings.name
         self._settings = settings
         self._interval = interval
-        self._opened: ConsulClient | None = None
-        # Only what is configured: a Consul without namespaces refuses both.
-        place = (("ns", settings.ns), ("partition", settings.partition))
-        self._place = [(name, value) for name, value in place if value]
+        self._client = _Client(settings)
 
     def address(self) -> str:
-        """Where this machine can be reached: the address that the local agent advertises for it.
+        """Where this machine can be reached: the address that its agent advertises for it.
 
-        An agent that is not on this machine, or won't say, has no say; then it is the address from which our
-        packets leave.
+        An agent elsewhere knows its own address, not ours, and one that we have no right to ask says nothing.
+        Then it is the address from which our packets leave.
         """
-        if self._settings.local:
-            answer = self._read("agent/self")
-            if answer.status == 200:
-                member = json.loads(answer.body).get("Member") or {}
-                if advertised := member.get("Addr"):
-                    return str(advertised)
-        return _outbound(_ELSEWHERE if self._settings.local else self._settings.host, self._settings.port)
+        if not self._settings.local:
+            return _outbound(self._settings.host)
+        answer = self._read("agent/self")
+        if answer.status == 200:
+            return str(json.loads(answer.body)["Member"]["Addr"])
+        return _outbound(_ELSEWHERE)
 
     def register(self, instance: Instance, *, passing: bool) -> None:
-        """Enter `instance`, or replace its entry; `passing` is what its health counts as until Consul has asked.
+        """Enter `instance`, or replace its entry; `passing` is what it counts as until Consul has checked.
 
-        Consul keeps a check's status when the entry is replaced, whatever the new one says. So an entry that
+        Consul keeps a check's status when an entry is replaced, whatever the new one says. So an entry that
         counts as failing (a predecessor's that crashed at this address) is taken out first.
         """
-        from consul import Check
-
         if passing and self._status(instance.id) in ("warning", "critical"):
             self.deregister(instance.id)
         check = Check.grpc(
@@ -77,10 +90,9 @@ class Registry:
             timeout=CHECK_TIMEOUT,
             deregister=REAP_AFTER,
         )
-        check["status"] = "passing" if passing else "critical"
         self._put(
             "register",
-            lambda service: service.register(
+            lambda: self._client.agent.service.register(
                 instance.service,
                 service_id=instance.id,
                 address=instance.address,
@@ -88,79 +100,56 @@ class Registry:
                 tags=list(instance.tags),
                 meta=instance.labels,
                 weights={"Passing": instance.weight, "Warning": instance.weight},
-                check=check,
+                check={**check, "status": "passing" if passing else "critical"},
             ),
         )
 
     def has(self, id: str) -> bool:
         """Whether the agent knows the entry. One that was restarted may have forgotten it."""
-        answer = self._read(f"agent/service/{quote(id, safe='')}")
+        answer = self._read(f"agent/service/{id}")
         if answer.status not in (200, 404):
-            raise OSError(self._refusal("look up", answer.status, answer.body.decode(errors="replace")))
+            raise OSError(self._refusal("look up", f"{answer.status} {answer.body.decode(errors='replace')}"))
         return answer.status == 200
 
     def deregister(self, id: str) -> None:
         """Take the entry out, if it is there."""
-        self._put("deregister", lambda service: service.deregister(id))
+        self._put("deregister", lambda: self._client.agent.service.deregister(id))
 
     def close(self) -> None:
-        """End what is being asked."""
-        if self._opened is not None:
-            self._opened.close()
+        """End what is being asked; there is no asking afterwards."""
+        self._client.close()
 
     def _status(self, id: str) -> str:
-        """passing, warning, critical, or "" for an entry that is not there or that the agent won't show."""
-        answer = self._read(f"agent/health/service/id/{quote(id, safe='')}")
-        return {200: "passing", 429: "warning", 503: "critical"}.get(answer.status, "")
-
-    def _client(self) -> ConsulClient:
-        if self._opened is None:
-            from proxyless.control.consul_http import ConsulClient
-
-            self._opened = ConsulClient(self._settings)
-            # py-consul's own 30 s are more than an orchestrator gives a process to exit.
-            self._opened.http.connections_timeout = ANSWER_WITHIN
-        return self._opened
+        """passing, warning, critical, or "" for an entry that is not there or not for us to see."""
+        return _STATUSES.get(self._read(f"agent/health/service/id/{id}").status, "")
 
     def _read(self, path: str) -> Answer:
-        from proxyless.control.watcher import Unanswered
-
         try:
-            return self._client().read(path, self._place, ANSWER_WITHIN)
+            return self._client.read(path, timeout=ANSWER_WITHIN)
         except Unanswered as e:
             raise OSError(f"{self.name} does not answer: {e}") from None
 
-    def _put(self, what: str, ask: Any) -> None:
-        """One of py-consul's own methods of `agent.service`, with what it has no parameter for: the namespace."""
-        from consul import ConsulException
-        from requests import RequestException
-
-        client = self._client()
-        client.http.place = self._place
+    def _put(self, what: str, ask: Callable[[], Any]) -> None:
         try:
-            ask(client.agent.service)
+            ask()
         except ConsulException as e:
-            raise OSError(self._refusal(what, 0, str(e))) from None
+            raise OSError(self._refusal(what, str(e))) from None
         except RequestException as e:
             raise OSError(f"{self.name} does not answer: {type(e).__name__}") from None
 
-    def _refusal(self, what: str, status: int, said: str) -> str:
-        try:
-            token = self._settings.current_token()
-        except ValueError:
-            token = ""
-        if token:
-            said = said.replace(token, "<token>")
-        right = "; the token needs service:write for it" if "ermission denied" in said else ""
-        return f"{self.name} refuses to {what}: {f'{status} ' if status else ''}{said.strip()[:200]}{right}"
+    def _refusal(self, what: str, said: str) -> str:
+        if token := self._settings.current_token():
+            said = said.replace(token, "<token>")  # whoever answers an error by showing the request
+        right = "; its token needs service:write" if "ermission denied" in said else ""
+        return f"{self.name} refuses to {what} it: {said.strip()[:200]}{right}"
 
 
-def _outbound(host: str, port: int) -> str:
-    """The address from which packets to `host` would leave. A connected UDP socket knows; nothing is sent."""
-    family, kind, protocol, _, where = socket.getaddrinfo(host, port, type=socket.SOCK_DGRAM)[0]
-    with socket.socket(family, kind, protocol) as probe:
-        try:
+def _outbound(host: str) -> str:
+    """The address from which packets to `host` would leave. A connected UDP socket knows it; nothing is sent."""
+    try:
+        family, kind, protocol, _, where = socket.getaddrinfo(host, 9, type=socket.SOCK_DGRAM)[0]
+        with socket.socket(family, kind, protocol) as probe:
             probe.connect(where)
-        except OSError:
-            raise OSError(f"no way leads from this machine to {host}; say register(address=…)") from None
-        return str(probe.getsockname()[0])
+            return str(probe.getsockname()[0])
+    except OSError as e:
+        raise OSError(f"no way leads from here to {host} ({e.strerror}); say register(address=…)") from None

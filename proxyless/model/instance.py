@@ -6,7 +6,7 @@ import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
 
-from proxyless.model.findings import Invalid
+from proxyless.model.quantities import Name, checked
 from proxyless.model.topology import HEAVIEST, NOWHERE, Locality, address_problem
 
 LOCALITY = "proxyless_locality"
@@ -25,7 +25,7 @@ class Instance:
     `address` is an IP address or a host name, IPv6 without brackets; "" is not yet known.
     """
 
-    service: str
+    service: Name
     port: int
     address: str = ""
     meta: Mapping[str, str] = field(default_factory=dict, hash=False)
@@ -34,13 +34,7 @@ class Instance:
     locality: Locality = NOWHERE
 
     def __post_init__(self) -> None:
-        problems = [*self._place_problems(), *self._meta_problems()]
-        if any(not isinstance(tag, str) or not tag for tag in self.tags):
-            problems.append(("tags", f"must be words, got {list(self.tags)!r:.80}"))
-        if type(self.weight) is not int or not 1 <= self.weight <= HEAVIEST:
-            problems.append(("weight", f"must be a whole number from 1 to {HEAVIEST}, got {self.weight!r:.40}"))
-        if problems:
-            raise Invalid(*problems)
+        checked(self, *self._problems(), *self._meta_problems())
 
     @property
     def target(self) -> str:
@@ -61,15 +55,15 @@ class Instance:
         """The same where its address is known; raises Invalid."""
         return replace(self, address=address)
 
-    def _place_problems(self) -> Iterator[tuple[str, str]]:
-        if not isinstance(self.service, str) or not self.service.strip():
-            yield "service", f"must be the service's name in the registry, got {self.service!r:.40}"
-        elif not self.service.isprintable():
-            yield "service", f"must have printable characters only, got {self.service!r:.80}"
+    def _problems(self) -> Iterator[tuple[str, str]]:
         if type(self.port) is not int or not 1 <= self.port <= 65535:
             yield "port", f"must be the port that the server listens on, 1 to 65535, got {self.port!r:.40}"
         elif self.address and (wrong := address_problem(self.target)):
             yield "address", wrong
+        if type(self.weight) is not int or not 1 <= self.weight <= HEAVIEST:
+            yield "weight", f"must be a whole number from 1 to {HEAVIEST}, got {self.weight!r:.40}"
+        if not all(isinstance(tag, str) and tag for tag in self.tags):
+            yield "tags", f"must be words, got {list(self.tags)!r:.80}"
 
     def _meta_problems(self) -> Iterator[tuple[str, str]]:
         if LOCALITY in self.meta and self.locality != NOWHERE:

@@ -1,14 +1,17 @@
-"""`python -m tests.bench [calls]`: prints every table."""
+"""`python -m tests.bench`: prints every table. Ratios are of one run; absolute figures are this machine's."""
 
 from __future__ import annotations
 
 import argparse
 import asyncio
+import tempfile
+from pathlib import Path
 
 from rich.console import Console
 from rich.table import Table
 
-from tests.bench import calls, servers
+from tests.agent import find_consul
+from tests.bench import calls, pick, servers, swap
 
 
 def main() -> None:
@@ -20,15 +23,38 @@ def main() -> None:
     given = parser.parse_args()
     console = Console()
     if given.only in (None, "calls"):
-        with servers.running() as addresses:
-            for title, measured in (
-                ("sync, one at a time", calls.sync(addresses, given.turns, given.calls // 2)),
-                (f"asyncio, {calls.IN_FLIGHT} in flight", asyncio.run(calls.aio(addresses, given.turns, given.calls))),
-            ):
-                table = Table("variant", "client CPU us/call", "ratio", "p50 ms", "p99 ms", title=f"unary calls, {title}")
-                for row in calls.rows(measured):
-                    table.add_row(*row)
-                console.print(table)
+        _calls(console, given.turns, given.calls)
+    if given.only in (None, "pick"):
+        headings = ("balancer", "weights", "ns, 10 endpoints", "ns, 10,000 endpoints", "ratio")
+        _print(console, "a pick", headings, pick.measure())
+    if given.only in (None, "swap"):
+        _swap(console)
+
+
+def _calls(console: Console, turns: int, count: int) -> None:
+    headings = ("variant", "client CPU us/call", "ratio", "p50 ms", "p99 ms")
+    with servers.running() as addresses:
+        sync = calls.sync(addresses, turns, count // 2)
+        _print(console, "unary calls, sync, one at a time", headings, calls.rows(sync))
+        aio = asyncio.run(calls.aio(addresses, turns, count))
+        _print(console, f"unary calls, asyncio, {calls.IN_FLIGHT} in flight", headings, calls.rows(aio))
+
+
+def _swap(console: Console) -> None:
+    binary = find_consul()
+    if binary is None:
+        console.print("no Consul found: the table of 10,000 endpoints is left out")
+        return
+    with tempfile.TemporaryDirectory() as folder, servers.running() as addresses:
+        rows = swap.measure(binary, Path(folder), addresses)
+    _print(console, "10,000 endpoints in a real Consul", ("what", "figure"), rows)
+
+
+def _print(console: Console, title: str, headings: tuple[str, ...], rows: list[tuple[str, ...]]) -> None:
+    table = Table(*headings, title=title)
+    for row in rows:
+        table.add_row(*row)
+    console.print(table)
 
 
 if __name__ == "__main__":

@@ -1,0 +1,179 @@
+"""`proxyless explain`: the decision for one request, followed without making it, every default in effect spelt out."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Annotated, Any
+
+import typer
+
+from proxyless.cli import endpoints as places
+from proxyless.cli import screen
+from proxyless.cli.failures import Misuse
+from proxyless.cli.names import check_known
+from proxyless.cli.options import Format, Labels, Output, Source, pairs
+from proxyless.cli.routes import destination, percent, seconds
+from proxyless.cli.screen import BAD, NONE, QUIET, TITLE
+from proxyless.cli.session import View, look
+
+Service = Annotated[str, typer.Argument(metavar="SERVICE", help="The service that the channel is opened to.")]
+Method = Annotated[str, typer.Argument(metavar="METHOD", help="The full name: /package.Service/Method.")]
+Headers = Annotated[
+    list[str] | None, typer.Option("-H", metavar="KEY=VALUE", help="Metadata of the request. Repeatable.")
+]
+Samples = Annotated[
+    int, typer.Option("--samples", metavar="N", min=0, max=1_000_000, help="Draw N times, and count where calls go.")
+]
+Seed = Annotated[int, typer.Option("--seed", help="Of the draws: the same seed gives the same draws.")]
+
+
+def explain(
+    service: Service,
+    method: Method,
+    headers: Headers = None,
+    samples: Samples = 0,
+    seed: Seed = 0,
+    labels: Labels = None,
+    source: Source = None,
+    output: Output = Format.table,
+) -> None:
+    """Which way one request would go, and why. Sends nothing."""
+    from proxyless.explain import explain as decide
+
+    _check_method(method)
+    metadata = [(key.lower(), value) for key, value in pairs(headers, "-H")]
+    view = look(source, [service], labels=dict(pairs(labels, "--label")))
+    check_known(view, service)
+    made = decide(view.snapshot, service, method, metadata).to_dict()
+    made["endpoints"] = [places.shown(entry) for entry in made["endpoints"]]
+    if samples and view.snapshot.services.get(service) is not None:
+        from proxyless.cli.samples import draw
+
+        made["samples"] = draw(view.snapshot, service, method, metadata, samples, seed)
+    if output is Format.json:
+        screen.as_json(made)
+    else:
+        _show(view, made)
+    raise typer.Exit(view.end(made["refusal"] not in (None, "direct_response")))
+
+
+def _check_method(method: str) -> None:
+    service, slash, name = method.removeprefix("/").rpartition("/")
+    if not slash or not service or not name or "/" in service:
+        raise Misuse(
+            f'"{method[:80]}" is not the full name of a method', "write /package.Service/Method, e.g. /shop.Products/Get"
+        )
+    if not method.startswith("/"):
+        raise Misuse(f'a method begins with a slash; did you mean "/{method[:80]}"?')
+
+
+def _show(view: View, made: Mapping[str, Any]) -> None:
+    screen.line((f"{made['service']} {made['method']}", TITLE))
+    _fact("Route", made["route"] or NONE)
+    if made["refusal"]:
+        _refusal(view, made)
+    for number, rejected in enumerate(made["rejected"]):
+        _fact("" if number else "Not taken", f"{rejected['route']}: {rejected['why']}")
+    if made["route"] is None:
+        return
+    _fact("Timeout", f"{seconds(made['timeout'])} for the whole call" if made["timeout"] else "none of its own")
+    _fact("Retry", _retry(made["retry"]))
+    _fact("Fault", _block(made["fault"]) if made["fault"] else "none")
+    _fact("Mirror", "; ".join(_block(mirror) for mirror in made["mirror"]) or "none")
+    _split(made)
+    if made["endpoints"]:
+        screen.line()
+        screen.line(("Endpoints", TITLE))
+        places.table(made["endpoints"], indent=2)
+    _policy(made)
+    _samples(made.get("samples"))
+
+
+def _fact(name: str, text: str) -> None:
+    screen.line(f"{name:<11}", text)
+
+
+def _refusal(view: View, made: Mapping[str, Any]) -> None:
+    """The reason's word, as the trailing metadata of the call has it, and what it comes from."""
+    service, reason = made["service"], made["refusal"]
+    table = view.snapshot.services.get(service)
+    if reason == "direct_response":
+        route = next(route.route for route in table.routes if route.name == made["route"]) if table else None
+        answer = route.direct_response if route else None
+        said = f' "{answer.message}"' if answer and answer.message else ""
+        _fact("Answered", f"by the route itself, with {answer.status if answer else '?'}{said}: no endpoint is called")
+        return
+    why = {
+        "no_route": f"none of the {len(table.routes) if table else 0} routes of {service} matches; a last route "
+        "without `match` would catch the rest",
+        "no_endpoints": f"the route leads nowhere: see `proxyless endpoints {service}`",
+        "not_ready": (table.rejected if table else "") or "the source has not said yet where it leads; calls wait for it",
+    }.get(reason, "")
+    screen.line(f"{'REFUSED':<11}", (reason, BAD), f": {why}")
+
+
+def _retry(retry: Mapping[str, Any] | None) -> str:
+    if retry is None:
+        return "none"
+    each = f", each try at most {seconds(retry['per_try_timeout'])}" if retry["per_try_timeout"] else ""
+    return f"up to {retry['attempts']} more tries{each}, after {', '.join(retry['on'])}"
+
+
+def _split(made: Mapping[str, Any]) -> None:
+    counted: dict[tuple[str, str | None], int] = {}
+    for entry in made["endpoints"]:
+        key = entry["service"], entry["subset"]
+        counted[key] = counted.get(key, 0) + 1
+    for number, part in enumerate(made["split"]):
+        key = part["service"], part["subset"]
+        there = counted.get(key, 0)
+        endpoints = f"{there} endpoint{'' if there == 1 else 's'}"
+        share = f"{percent(part['percent']):>7}  {destination(*key)}  "
+        screen.line(f"{'' if number else 'Split':<11}", share, (endpoints, QUIET if there else BAD))
+
+
+def _policy(made: Mapping[str, Any]) -> None:
+    """Of each destination; once where all have the same."""
+    policies = list(made["policy"].items())
+    if not policies:
+        return
+    same = all(policy == policies[0][1] for _, policy in policies)
+    for name, policy in policies[:1] if same else policies:
+        screen.line()
+        screen.line(("Policy", TITLE), "" if same else f" of {name}", (" (defaults included)", QUIET))
+        for block, values in policy.items():
+            screen.line(f"  {block:<20}", _block(values))
+
+
+def _block(values: Any) -> str:
+    """Nested settings in a line: `policy least_request, choices 2`."""
+    if isinstance(values, Mapping):
+        parts = (
+            f"{key} ({_block(value)})" if isinstance(value, Mapping) else f"{key} {_block(value)}"
+            for key, value in values.items()
+            if value is not None
+        )
+        return ", ".join(parts)
+    if isinstance(values, (list, tuple)):
+        return " ".join(_block(value) for value in values)
+    if isinstance(values, bool):
+        return "true" if values else "false"
+    return f"{values:.10g}" if isinstance(values, float) else str(values)
+
+
+def _samples(samples: Mapping[str, Any] | None) -> None:
+    if samples is None:
+        return
+    screen.line()
+    screen.line((f"{samples['calls']} simulated draws", TITLE), (f" (seed {samples['seed']}; nothing was sent)", QUIET))
+    rows = [
+        (
+            str(one["calls"]),
+            percent(100 * one["calls"] / samples["calls"]),
+            one["route"] or "REFUSED: no_route",
+            destination(one["service"], one["subset"]) if one["service"] else NONE,
+            one["address"] or ("answered by the route" if one["route"] and not one["service"] else "none"),
+        )
+        for one in samples["went"]
+    ]
+    screen.table(("CALLS", "SHARE", "ROUTE", "DESTINATION", "ENDPOINT"), rows, indent=2)

@@ -1,0 +1,63 @@
+"""Simulated draws: the chance in a decision, drawn many times over, to see where calls would go.
+
+Nothing is sent. Fractions of routes, splits and pickers are the mesh's own, drawn from one seeded generator;
+pickers are built anew, so that the same seed gives the same draws. Least request sees an idle mesh: with
+nothing under way it draws evenly.
+"""
+
+from __future__ import annotations
+
+import random
+from collections import Counter
+from collections.abc import Iterable, Mapping
+from importlib.metadata import entry_points
+from typing import Any
+
+from proxyless.model.snapshot import Cluster, ClusterKey, PlannedRoute, Snapshot
+from proxyless.policy.balancers import BALANCERS, Picker
+from proxyless.policy.matcher import joined
+
+
+def draw(
+    snapshot: Snapshot, service: str, method: str, metadata: Iterable[tuple[str, str]], number: int, seed: int
+) -> dict[str, Any]:
+    """`number` calls, none of them made: how many took which route to which endpoint, the most frequent first."""
+    rng = random.Random(seed).random
+    headers = joined(metadata)
+    plan = snapshot.services[service].plan(method, service)
+    pickers = {key: _picker(cluster, rng) for key, cluster in sorted(snapshot.clusters.items())}
+    counted: Counter[tuple[str | None, ClusterKey | None, str | None]] = Counter()
+    for _ in range(number):
+        route = next((planned for test, planned in plan if test is None or test(headers, rng)), None)
+        counted[_follow(route, pickers, rng)] += 1
+    went = [
+        {
+            "route": route,
+            "service": key.service if key else None,
+            "subset": (key.subset or None) if key else None,
+            "address": address,
+            "calls": calls,
+        }
+        for (route, key, address), calls in sorted(counted.items(), key=lambda pair: (-pair[1], str(pair[0])))
+    ]
+    return {"calls": number, "seed": seed, "went": went}
+
+
+def _follow(
+    route: PlannedRoute | None, pickers: Mapping[ClusterKey, Picker], rng: Any
+) -> tuple[str | None, ClusterKey | None, str | None]:
+    if route is None:
+        return None, None, None
+    if not route.clusters:
+        return route.name, None, None
+    cluster = route.clusters[route.choose(rng()) if len(route.clusters) > 1 else 0]
+    node = pickers[cluster.key].pick(rng)
+    return route.name, cluster.key, node.address if node is not None else None
+
+
+def _picker(cluster: Cluster, rng: Any) -> Picker:
+    policy = cluster.policy.load_balancer
+    build = BALANCERS.get(policy.policy)
+    if build is None:  # a plug-in's
+        build = next(e for e in entry_points(group="proxyless.balancers") if e.name == policy.policy).load()
+    return build(cluster.nodes, cluster.weights, policy, rng)

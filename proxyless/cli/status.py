@@ -1,0 +1,98 @@
+"""`proxyless status`: all that a client would know, good news and bad: the first command at three in the morning."""
+
+from __future__ import annotations
+
+from collections import Counter
+from typing import Any
+
+import typer
+
+from proxyless.cli import screen
+from proxyless.cli.endpoints import shown, state_style
+from proxyless.cli.options import Format, Output, Source
+from proxyless.cli.screen import BAD, DOUBTFUL, GOOD, NONE, QUIET, Cell
+from proxyless.cli.session import View, look
+
+
+def status(source: Source = None, output: Output = Format.table) -> None:
+    """What a client with this source would see now: documents, endpoints, doubts."""
+    view = look(source, every=True)
+    if output is Format.json:
+        screen.as_json({**view.status, "endpoints": [shown(entry) for entry in view.status["endpoints"]]})
+    else:
+        _head(view)
+        _documents(view.status["documents"])
+        _destinations(view)
+        _doubts(view.status)
+    raise typer.Exit(view.end(any(not document["accepted"] for document in view.status["documents"])))
+
+
+def _head(view: View) -> None:
+    state: Cell = ("in sync", GOOD)
+    if view.trouble:
+        state = ("NOT ANSWERING", BAD)
+    screen.line("Source     ", view.name, "   ", state)
+    labels = ", ".join(f"{key}={value}" for key, value in view.status["labels"].items())
+    if labels or view.status["locality"]:
+        screen.line("Client     ", f"labels {labels or NONE}, locality {view.status['locality'] or NONE}")
+    screen.line()
+
+
+def _documents(documents: list[dict[str, Any]]) -> None:
+    if not documents:
+        screen.line("No document: every call goes to every healthy instance of its service, with the defaults.")
+        screen.line()
+        return
+    rows = [(document["document"], document["version"] or NONE, _verdict(document)) for document in documents]
+    screen.table(("DOCUMENT", "VERSION", "STATE"), rows)
+    screen.line()
+    for document in documents:
+        if document["errors"]:
+            screen.line((f"{document['origin']} is invalid:", BAD))
+            for error in document["errors"]:
+                screen.line(f"  {error}")
+            screen.line()
+
+
+def _verdict(document: dict[str, Any]) -> Cell:
+    if document["accepted"]:
+        return "in effect", GOOD
+    if document["in_effect"] is not None:
+        return f"INVALID; version {document['in_effect']} stays in effect", BAD
+    if document["document"].startswith("services/"):
+        # What a client that knew an earlier version does, this one can't know: it has only just begun.
+        return "INVALID; a client that starts now refuses its calls, one that knew a good version goes on with it", BAD
+    return "INVALID; it has no effect", BAD
+
+
+def _destinations(view: View) -> None:
+    rows: list[tuple[Cell, ...]] = []
+    states: dict[tuple[str, str], Counter[str]] = {}
+    for entry in view.status["endpoints"]:
+        states.setdefault((entry["service"], entry["subset"] or ""), Counter())[entry["state"]] += 1
+    for key, cluster in sorted(view.snapshot.clusters.items()):
+        counted = states.get((key.service, key.subset), Counter())
+        rows.append((key.service, key.subset or NONE, str(sum(counted.values())), _in_words(counted, cluster.known)))
+    if rows:
+        screen.table(("SERVICE", "SUBSET", "ENDPOINTS", "STATE"), rows)
+        screen.line()
+
+
+def _in_words(counted: Counter[str], known: bool) -> Cell:
+    if not known:
+        return "not heard of yet", DOUBTFUL
+    if not counted:
+        return "NO ENDPOINT: calls fail with UNAVAILABLE", BAD
+    worst = min(counted, key=lambda state: state == "healthy")
+    return ", ".join(f"{number} {state}" for state, number in sorted(counted.items())), state_style(worst)
+
+
+def _doubts(status: dict[str, Any] | Any) -> None:
+    for watch, reason in status["suspicious"].items():
+        screen.line(("Not believed  ", DOUBTFUL), f"{watch}: {reason}")
+    for watch, reasons in status["dropped"].items():
+        screen.line(("Left out      ", DOUBTFUL), f"{len(reasons)} of the instances of {watch}:")
+        for reason in reasons[:10]:
+            screen.line(f"  {reason}")
+        if len(reasons) > 10:
+            screen.line((f"  and {len(reasons) - 10} more; -o json has all of them", QUIET))
