@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from proxyless.errors import ConfigError, MeshRpcError
     from proxyless.explain import Explanation
     from proxyless.mesh import Mesh, connect
-    from proxyless.server.registration import register
+    from proxyless.registrar import register
 
 __version__ = "0.1.0"
 
@@ -23,7 +23,7 @@ _HOMES = {
     "MeshRpcError": "proxyless.errors",
     "connect": "proxyless.mesh",
     "deadline": "proxyless.context",
-    "register": "proxyless.server.registration",
+    "register": "proxyless.registrar",
     "remaining": "proxyless.context",
     "shield": "proxyless.context",
 }

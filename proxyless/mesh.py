@@ -126,6 +126,9 @@ class Mesh:
         self._channels: weakref.WeakSet[MeshChannel | AioMeshChannel] = weakref.WeakSet()
         self._wanted: set[str] = set()
         self._lock = threading.Lock()
+        self._waking = threading.Lock()
+        self._asleep = False
+        """Whether this is a forked child in which nothing has been used yet."""
         self._closed = False
         self._start(version=0)
         _LIVING.add(self)
@@ -186,6 +189,7 @@ class Mesh:
         """Follow `service` from now on. Channels do it by themselves."""
         if self._closed:
             raise ValueError("this mesh is closed: connect() again")
+        self._awaken()
         if not service or not isinstance(service, str):
             raise ConfigError(f"a service has a name, got {service!r}")
         with self._lock:
@@ -225,6 +229,7 @@ class Mesh:
 
         Returns False when `timeout` seconds went by first.
         """
+        self._awaken()
         for service in services:
             self.want(service)
         wanted = services or tuple(self._wanted)
@@ -248,6 +253,7 @@ class Mesh:
 
     def status(self) -> dict[str, Any]:
         """All that is known, JSON-able: documents with their verdicts, endpoints with their state, staleness."""
+        self._awaken()
         from proxyless.explain import status_of  # noqa: PLC0415 - not needed by programs that only call
 
         return status_of(self._slot.current, self._loop.status(), self.labels, self.locality)
@@ -296,23 +302,32 @@ class Mesh:
     def _forked(self) -> None:
         """In a child: threads, locks and connections of the parent are of no use. Serve on with what is known."""
         self._lock = threading.Lock()
+        self._waking = threading.Lock()
         self._slot.renew()
         self._timers.renew()
         self._subchannels.renew()
         self._nodes.renew()
         self._dice.seed()  # or all children would draw the parent's numbers
         # The rest waits for the first use: many children never make a call.
+        self._asleep = True
         for channel in list(self._channels):
-            channel.entry = self._reawaken
+            channel.entry = self._first_call
 
-    def _reawaken(self, rpc: Any) -> Any:
-        with self._lock:
-            awake = [channel for channel in self._channels if channel.entry == self._reawaken]
-            if awake:
-                self._start(self._slot.current.version)
-                for channel in awake:
-                    channel.entry = ENTRY
+    def _first_call(self, rpc: Any) -> Any:
+        """The head of the stack in a child that has made no call yet."""
+        self._awaken()
         return ENTRY(rpc)
+
+    def _awaken(self) -> None:
+        """In a child, at its first use: watch again, by threads of its own."""
+        if not self._asleep:
+            return
+        with self._waking:
+            if self._asleep:
+                self._start(self._slot.current.version)
+                for channel in list(self._channels):
+                    channel.entry = ENTRY
+                self._asleep = False
 
 
 _LIVING: weakref.WeakSet[Mesh] = weakref.WeakSet()

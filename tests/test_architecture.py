@@ -37,8 +37,9 @@ MAY_IMPORT = {
     "server": {"model", "script", "state", "context", "errors"},
     "otel": {"events"},
     "protos": set(),
+    "registrar": {"control", "server", "errors", "model"},
     "mesh": INSIDE,
-    "__init__": INSIDE | {"mesh"},
+    "__init__": INSIDE | {"mesh", "registrar"},
     "cli": INSIDE | {"mesh", "protos", "__init__"},
     "__main__": {"cli"},
 }

@@ -54,7 +54,7 @@ class AioMeshChannel(grpc.aio.Channel):  # type: ignore[misc]
         self.calls: dict[Any, Driven] = {}
         """Calls with one response whose attempt is under way, by that attempt."""
         self.streams: WeakSet[Driven] = WeakSet()
-        """Calls with a stream of responses; they end with whoever reads them."""
+        """The other calls under way: streams, which end with whoever reads them, and calls between attempts."""
         self.attempt_over = self._attempt_over  # bound once, not per call
         self._closed = False
         # Not grpcio's public API, but a protocol all the same: google-api-core, pymilvus and others append
@@ -191,14 +191,29 @@ class AioMeshChannel(grpc.aio.Channel):  # type: ignore[misc]
         if grace is not None and grace < 0:
             raise ValueError(f"grace must be non-negative, got {grace}.")
         self._closed = True
-        calls = [call for call in (*self.calls.values(), *self.streams) if not call.done()]
-        if grace and calls:
-            tasks = [asyncio.ensure_future(call._complete()) for call in calls]
+        here = asyncio.get_running_loop()
+        calls = self._begun()
+        ours = [call for call in calls if call._loop is here]
+        if grace and ours:
+            tasks = [asyncio.ensure_future(call._complete()) for call in ours]
             _, late = await asyncio.wait(tasks, timeout=grace)
             for task in late:
                 task.cancel()
         for call in calls:
-            call.cancel()
+            if call._loop is here:
+                call.cancel()
+                continue
+            try:
+                call._loop.call_soon_threadsafe(call.cancel)
+            except RuntimeError:
+                pass  # its loop has ended, and it with the loop
+
+    def _begun(self) -> list[Driven]:
+        while True:
+            try:
+                return [call for call in {*self.calls.values(), *self.streams} if not call.done()]
+            except RuntimeError:  # one more has just begun, on another loop; it is made before we are closed
+                continue
 
     def mesh_closed(self) -> None:
         """The mesh this channel belongs to is closed: no new calls; those under way end with their connections."""

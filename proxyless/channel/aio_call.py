@@ -88,6 +88,7 @@ class Driven:
             self._native = native
             self._watch(native)
         elif effect.__class__ is not Drain:
+            self._channel.streams.add(self)  # no attempt stands for it now, and closing the channel ends it too
             self._rest = self._loop.create_task(self._pause(effect))
 
     def _watch(self, native: Any) -> None:
@@ -105,7 +106,10 @@ class Driven:
             reply = await await_snapshot(self._channel, effect)
         self._rest = None
         self._rpc.now = self._channel.clock()
-        self._step(reply)
+        try:
+            self._step(reply)
+        except Exception as error:
+            self._break_off(error)
 
     def _attempt_over(self, native: Any, reply: Outcome) -> None:
         """`native` has ended; told by whoever noticed first."""
@@ -115,7 +119,10 @@ class Driven:
         if reply.code != 0:
             reply.committed = self._committed
         self._rpc.now = self._channel.clock()
-        self._step(reply)
+        try:
+            self._step(reply)
+        except Exception as error:
+            self._break_off(error)
 
     def _noticed(self, native: Any) -> None:
         """grpcio says that an attempt has ended. Whoever attends to it will see; else a task does."""
@@ -127,6 +134,10 @@ class Driven:
         self._rest = None
         self._attempt_over(native, outcome)
 
+    def _break_off(self, error: Exception) -> None:
+        """The call can't be carried on (its mesh is closed): whoever waits for it must not wait for ever."""
+        self._finish(Outcome(Code.INTERNAL, f"the call could not be carried on: {error}", error=error))
+
     async def _complete(self) -> Outcome:
         """Carry the call to its end, whoever else is doing so; for `code()`, `details()` and their like."""
         while self._outcome is None:
@@ -134,14 +145,29 @@ class Driven:
             if rest is not None:
                 await asyncio.wait((rest,))
                 continue
-            native = self._native
-            self._attended += 1
-            try:
-                reply = await ending(native)
-            finally:
-                self._attended -= 1
-            self._attempt_over(native, reply)
+            await self._see_off(self._native)
         return self._outcome
+
+    async def _see_off(self, native: Any) -> None:
+        """Wait for the end of an attempt, and carry the call on from there."""
+        self._attended += 1
+        try:
+            reply = await ending(native)
+        except BaseException:  # whoever asked was cancelled, perhaps just as the attempt ended
+            self._attended -= 1
+            if native.done():
+                self._noticed(native)
+            raise
+        self._attended -= 1
+        self._attempt_over(native, reply)
+
+    async def _goes_on_after(self, native: Any) -> bool:
+        """Whether another attempt follows `native`, which is ending; waits until that is known."""
+        await self._see_off(native)
+        while self._outcome is None and self._native is native:
+            assert self._rest is not None
+            await asyncio.wait((self._rest,))
+        return self._outcome is None
 
     def _finish(self, outcome: Outcome) -> None:
         self._outcome = outcome
@@ -205,32 +231,40 @@ class Driven:
 
     async def trailing_metadata(self) -> Any:
         outcome = await self._complete()
-        if outcome.refused == "cancelled":
+        if not outcome.refused and self._native is not None:
+            return await self._native.trailing_metadata()
+        if outcome.refused in ("", "cancelled"):
             return grpc.aio.Metadata()
-        if outcome.refused:
-            return grpc.aio.Metadata(("proxyless-reason", outcome.refused))
-        return await self._native.trailing_metadata()
+        return grpc.aio.Metadata(("proxyless-reason", outcome.refused))
 
     async def code(self) -> grpc.StatusCode:
         return CODES[(await self._complete()).code]
 
     async def details(self) -> str:
         outcome = await self._complete()
-        return outcome.details if outcome.refused else await self._native.details()
+        return outcome.details if outcome.refused or self._native is None else await self._native.details()
 
     async def debug_error_string(self) -> str:
         """What the transport says of the failure."""
         outcome = await self._complete()
-        return outcome.details if outcome.refused else await self._native.debug_error_string()
+        if outcome.refused or self._native is None:
+            return outcome.details
+        return await self._native.debug_error_string()  # type: ignore[no-any-return]
 
     async def wait_for_connection(self) -> None:
-        while self._native is None and self._outcome is None:
-            assert self._rest is not None
-            await asyncio.wait((self._rest,))
-        if self._native is None:
-            assert self._outcome is not None
-            raise self._error(self._outcome)
-        await self._native.wait_for_connection()
+        while True:
+            while self._native is None and self._outcome is None:
+                assert self._rest is not None
+                await asyncio.wait((self._rest,))
+            native = self._native
+            if native is None:
+                assert self._outcome is not None
+                raise self._error(self._outcome)
+            try:
+                return await native.wait_for_connection()  # type: ignore[no-any-return]
+            except grpc.aio.AioRpcError:
+                if not await self._goes_on_after(native):
+                    raise
 
     def __repr__(self) -> str:
         state = "under way" if self._outcome is None else Code(self._outcome.code).name

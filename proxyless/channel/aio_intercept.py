@@ -29,7 +29,7 @@ from proxyless.channel.aio_intercepted_calls import (
 Invoke = Callable[..., grpc.aio.Call]
 """`(method, request, *, timeout, metadata, credentials, wait_for_ready)`, giving the RPC itself, begun."""
 
-_Adopt = Callable[["_Chain", Any], Any]
+_Adopt = Callable[["_Chain", Any, Any], Any]
 
 
 def unary_unary(
@@ -144,9 +144,10 @@ class _Chain:
         if position == len(self._interceptors):
             self.sent = self._send(details, request)
             return self.sent
-        intercept = getattr(self._interceptors[position], self._hook)
+        interceptor = self._interceptors[position]
         continuation = functools.partial(self._proceed, position + 1)
-        return self._adopt(self, await intercept(continuation, details, request))
+        answer = await getattr(interceptor, self._hook)(continuation, details, request)
+        return self._adopt(self, interceptor, answer)
 
     def _send(self, details: grpc.aio.ClientCallDetails, request: Any) -> grpc.aio.Call:
         method: str | bytes = details.method
@@ -160,23 +161,24 @@ class _Chain:
         )
 
 
-def _call_or_response(_: _Chain, answer: Any) -> Any:
+def _call_or_response(_chain: _Chain, _interceptor: Any, answer: Any) -> Any:
     return answer if isinstance(answer, grpc.aio.UnaryUnaryCall) else LocalResponse(answer)
 
 
-def _awaitable_or_response(_: _Chain, answer: Any) -> Any:
+def _awaitable_or_response(_chain: _Chain, _interceptor: Any, answer: Any) -> Any:
     """For stream-unary grpcio takes any answer for a call, so look-alikes pass; no message is awaitable."""
     return answer if hasattr(answer, "__await__") else LocalResponse(answer)
 
 
-def _call_or_stream(chain: _Chain, answer: Any) -> Any:
+def _call_or_stream(chain: _Chain, interceptor: Any, answer: Any) -> Any:
     if isinstance(answer, (grpc.aio.UnaryStreamCall, grpc.aio.StreamStreamCall)):
         return answer
     if hasattr(answer, "__aiter__"):
         return ReplacedStream(answer, chain)
     raise TypeError(
-        f"a client interceptor answered a call that has a stream of responses with {answer!r}: return what"
-        " `await continuation(...)` gave, another call, or an async iterator (is a `return` missing?)"
+        f"client interceptor {interceptor!r} answered a call that has a stream of responses with a"
+        f" {type(answer).__name__}: return what `await continuation(...)` gave, another call, or an async"
+        " iterator of responses (is a `return` missing?)"
     )
 
 
@@ -259,7 +261,8 @@ class ReplacedStream(grpc.aio.UnaryStreamCall[Any, Any], grpc.aio.StreamStreamCa
         return await self._rpc.details()
 
     async def debug_error_string(self) -> str:
-        return await cast(Any, self._rpc).debug_error_string()  # type: ignore[no-any-return]
+        text: str = await cast(Any, self._rpc).debug_error_string()
+        return text
 
     async def wait_for_connection(self) -> None:
         await self._rpc.wait_for_connection()

@@ -19,11 +19,13 @@ _MIXED = "The iterator and read/write APIs may not be mixed on a single RPC."
 class StreamResponse(Driven):
     """Reading, one message at a time, from whichever attempt answers.
 
-    A stream that its reader has let go of can't be read to its end by anybody: it is cancelled.
+    A stream that its reader has let go of can't be read to its end by anybody: it is cancelled. The call is
+    its own iterator for that reason: a generator would know the call and the call the generator, and an
+    abandoned stream would go on until the garbage collector's next round.
     """
 
     _style: str | None = None
-    _messages: AsyncIterator[Any] | None = None
+    _exhausted = False
 
     def _watch(self, native: Any) -> None:
         self._channel.streams.add(self)
@@ -31,13 +33,17 @@ class StreamResponse(Driven):
 
     def __aiter__(self) -> AsyncIterator[Any]:
         self._choose("iterate")
-        if self._messages is None:
-            self._messages = self._iterate()
-        return self._messages
+        return self
 
-    async def _iterate(self) -> AsyncIterator[Any]:
-        while (message := await self._next()) is not grpc.aio.EOF:
-            yield message
+    async def __anext__(self) -> Any:
+        if self._exhausted:
+            raise StopAsyncIteration
+        self._exhausted = True  # whatever ends the iteration ends it once
+        message = await self._next()
+        if message is grpc.aio.EOF:
+            raise StopAsyncIteration
+        self._exhausted = False
+        return message
 
     async def read(self) -> Any:
         if self._outcome is not None and self._style is None:
@@ -63,7 +69,7 @@ class StreamResponse(Driven):
                 message = await self._read(native)
             except grpc.aio.AioRpcError:
                 message = grpc.aio.EOF  # how it ended is asked below, whoever noticed first
-            except asyncio.CancelledError:
+            except BaseException:
                 self.cancel()
                 raise
             finally:
@@ -74,11 +80,7 @@ class StreamResponse(Driven):
                     if self._outcome is None and self._settled is not native:
                         self._step(OPEN)  # "committed": nobody may try again from now on (gRFC A6)
                 return message
-            self._attempt_over(native, await ending(native))
-            while self._outcome is None and self._native is native:
-                assert self._rest is not None
-                await asyncio.wait((self._rest,))
-            if self._outcome is not None:
+            if not await self._goes_on_after(native):
                 self._raise_failure()
                 return grpc.aio.EOF
 

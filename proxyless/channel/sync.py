@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from typing import Any
+from weakref import WeakSet
 
 import grpc
 
@@ -43,6 +44,7 @@ class MeshChannel(grpc.Channel):  # type: ignore[misc]
         self.clock = links.clock
         self.rng = links.rng
         self.pause = links.pause
+        self._calls: WeakSet[Any] = WeakSet()
         self._closed = False
         self._connectivity = Connectivity(self)
 
@@ -70,6 +72,12 @@ class MeshChannel(grpc.Channel):  # type: ignore[misc]
             self.slot.current,
             replayable,
         )
+
+    def began(self, call: Any) -> None:
+        """A call has begun that its caller holds (a future, a stream): closing the channel will end it."""
+        self._calls.add(call)
+        if self._closed:
+            call.close()
 
     # The fourth argument is positional for `grpc.intercept_channel`, by name for generated stubs.
 
@@ -121,9 +129,27 @@ class MeshChannel(grpc.Channel):  # type: ignore[misc]
         return self._connectivity.state(try_to_connect)
 
     def close(self) -> None:
-        """No more calls on this channel. Connections stay with the mesh, for the other channels."""
+        """No more calls on this channel; futures and streams end with CANCELLED, as with grpcio.
+
+        Connections stay with the mesh, for the other channels, and so a blocking call that waits in another
+        thread ends by itself: grpcio gives us no handle on it.
+        """
         self._closed = True
+        for call in self._begun():
+            call.close()
         self._connectivity.close()
+
+    def _begun(self) -> list[Any]:
+        while True:
+            try:
+                return list(self._calls)
+            except RuntimeError:  # one more has just begun, in another thread; it sees that we are closed
+                continue
+
+    @property
+    def closed(self) -> bool:
+        """Whether somebody has closed the channel, or its mesh."""
+        return self._closed
 
     def mesh_closed(self) -> None:
         """The mesh this channel belongs to is closed, and the channel with it."""

@@ -7,7 +7,10 @@ rest: a caller who cancels, or asks for the result, from another thread.
 
 from __future__ import annotations
 
+import logging
 import threading
+import weakref
+from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
 import grpc
@@ -21,9 +24,14 @@ from proxyless.script import OK, Outcome, Rpc, Send, Sleep, Wait
 if TYPE_CHECKING:
     from proxyless.channel.sync import MeshChannel
 
+log = logging.getLogger("proxyless")
+
 
 class CallFuture(grpc.Call, grpc.Future):  # type: ignore[misc]
-    """One call under way, as grpcio's own futures are: a `grpc.Call` and a `grpc.Future` at once."""
+    """One call under way, as grpcio's own futures are: a `grpc.Call` and a `grpc.Future` at once.
+
+    And as with those, a call that nobody holds any more is cancelled, unless somebody is to be called back.
+    """
 
     def __init__(
         self, channel: MeshChannel, wires: SyncWires, rpc: Rpc, request: Any, credentials: Any, compression: Any
@@ -38,19 +46,29 @@ class CallFuture(grpc.Call, grpc.Future):  # type: ignore[misc]
         self._outcome: Outcome | None = None
         self._cancelled = False
         self._callbacks: list[Any] = []
+        self._notice: _Notice | None = None
 
     def start(self) -> None:
-        """Take the first step, in the caller's thread."""
+        """Take the first step, in the caller's thread; a misuse that grpcio reports is raised here."""
         self._advance(None)
+        self._channel.began(self)
 
     # -- the driver
+
+    def _resume(self, reply: Any) -> None:
+        """Take a later step, in a thread of grpcio's, of the timers' or of the source's: it must never raise."""
+        try:
+            self._advance(reply)
+        except BaseException as error:
+            self._finish(Outcome(Code.INTERNAL, f"the call could not be carried on: {error}", error=error))
 
     def _advance(self, reply: Any) -> None:
         """Resume the script with `reply` and set going what it asks for next."""
         self._rpc.now = self._channel.clock()
         try:
-            if self._cancelled:
+            if self._outcome is not None:
                 self._script.close()
+                self._call_back()
                 return
             effect = self._script.send(reply)
         except StopIteration as stop:
@@ -63,50 +81,72 @@ class CallFuture(grpc.Call, grpc.Future):  # type: ignore[misc]
                 self._script.close()
                 raise
         elif isinstance(effect, Sleep):
-            self._channel.timers.after(effect.seconds, lambda: self._advance(None))
+            self._channel.timers.after(effect.seconds, lambda: self._resume(None))
         else:
             assert isinstance(effect, Wait)
-            _Waiter(self._channel, effect, self._advance)
+            _Waiter(self._channel, effect, self._resume)
 
     def _attempt(self) -> None:
         rpc = self._rpc
         request, credentials, compression = self._arguments
         left = None if rpc.deadline is None else rpc.deadline - rpc.now
         native = self._wires.of(rpc).future(request, left, rpc.metadata, credentials, None, compression)
+        notice = _Notice(self)
         with self._changed:
             self._native = native
-            cancelled = self._cancelled
+            self._notice = notice
+            if self._callbacks:
+                notice.kept = self
+            over = self._outcome is not None
             self._changed.notify_all()
-        if cancelled:
+        if over:
             native.cancel()
-        native.add_done_callback(self._attempted)
+        if not native.add_callback(notice):
+            notice()
 
-    def _attempted(self, native: Any) -> None:
-        code = native.code()
-        self._advance(OK if code is grpc.StatusCode.OK else wire.failure(native))
+    def attempted(self) -> None:
+        """grpcio says that the attempt has ended."""
+        native = self._native
+        self._resume(OK if native.code() is grpc.StatusCode.OK else wire.failure(native))
 
     def _finish(self, outcome: Outcome) -> None:
         with self._changed:
-            if self._outcome is not None:
-                return
-            self._outcome = outcome
+            if self._outcome is None:
+                self._outcome = outcome
+                self._changed.notify_all()
+        self._call_back()
+
+    def _call_back(self) -> None:
+        with self._changed:
             callbacks, self._callbacks = self._callbacks, []
+        call_back(callbacks)
+
+    def _end(self, outcome: Outcome) -> bool:
+        """End the call from outside; the attempt's own end, which follows, calls back and frees the node."""
+        with self._changed:
+            if self._outcome is not None:
+                return False
+            self._cancelled = outcome.refused == "cancelled"
+            self._outcome = outcome
+            native = self._native
             self._changed.notify_all()
-        for callback in callbacks:
-            callback()
+        if native is None or not native.cancel():  # between attempts: nothing else will come back soon
+            self._channel.timers.after(0, self._call_back)
+        return True
+
+    def close(self) -> None:
+        """The channel is closed, and its calls with it."""
+        self._end(Outcome(Code.CANCELLED, "Channel closed!", refused="closed"))
+
+    def __del__(self) -> None:
+        # The attempt goes with us, and grpcio cancels it.
+        if getattr(self, "_outcome", self) is None:
+            self._script.close()
 
     # -- grpc.Future
 
     def cancel(self) -> bool:
-        with self._changed:
-            if self._outcome is not None:
-                return False
-            self._cancelled = True
-            native = self._native
-        if native is not None:
-            native.cancel()
-        self._finish(Outcome(Code.CANCELLED, "Locally cancelled by application!", refused="cancelled"))
-        return True
+        return self._end(Outcome(Code.CANCELLED, LOCALLY_CANCELLED, refused="cancelled"))
 
     def cancelled(self) -> bool:
         with self._changed:
@@ -149,8 +189,13 @@ class CallFuture(grpc.Call, grpc.Future):  # type: ignore[misc]
             return error.__traceback__
 
     def add_done_callback(self, fn: Any) -> None:
-        if not self.add_callback(lambda: fn(self)):
-            fn(self)
+        with self._changed:
+            if self._outcome is None:
+                self._callbacks.append(lambda: fn(self))
+                if self._notice is not None:
+                    self._notice.kept = self
+                return
+        fn(self)
 
     @staticmethod
     def _error(outcome: Outcome) -> Any:
@@ -179,8 +224,8 @@ class CallFuture(grpc.Call, grpc.Future):  # type: ignore[misc]
 
     def trailing_metadata(self) -> Any:
         outcome = self._final()
-        if outcome.refused:
-            return () if self._cancelled else self._error(outcome).trailing_metadata()
+        if outcome.refused or self._native is None:
+            return trailers_of(outcome)
         return self._native.trailing_metadata()
 
     def code(self) -> Any:
@@ -188,12 +233,12 @@ class CallFuture(grpc.Call, grpc.Future):  # type: ignore[misc]
 
     def details(self) -> Any:
         outcome = self._final()
-        return outcome.details if outcome.refused else self._native.details()
+        return outcome.details if outcome.refused or self._native is None else self._native.details()
 
     def debug_error_string(self) -> Any:
         """What the transport says of the failure."""
         outcome = self._final()
-        return outcome.details if outcome.refused else self._native.debug_error_string()
+        return outcome.details if outcome.refused or self._native is None else self._native.debug_error_string()
 
     def _final(self) -> Outcome:
         with self._changed:
@@ -208,6 +253,38 @@ class CallFuture(grpc.Call, grpc.Future):  # type: ignore[misc]
 
 
 _CODES = {code.value[0]: code for code in grpc.StatusCode}
+LOCALLY_CANCELLED = "Locally cancelled by application!"
+
+
+def trailers_of(outcome: Outcome) -> Any:
+    """The trailing metadata of a call that no server answers for."""
+    return () if outcome.refused in ("", "cancelled") else (("proxyless-reason", outcome.refused),)
+
+
+def call_back(callbacks: Iterable[Any]) -> None:
+    """Call each; one that fails takes neither the others nor grpcio's thread with it."""
+    for callback in callbacks:
+        try:
+            callback()
+        except Exception:
+            log.exception("a callback of a finished call failed")
+
+
+class _Notice:
+    """Tells a future that its attempt has ended, without keeping it alive for as long as that takes."""
+
+    __slots__ = ("_future", "kept")
+
+    def __init__(self, future: CallFuture) -> None:
+        self._future = weakref.ref(future)
+        self.kept: CallFuture | None = None
+        """The future itself, once somebody is to be called back."""
+
+    def __call__(self) -> None:
+        future = self._future()
+        self.kept = None
+        if future is not None:
+            future.attempted()
 
 
 class _Waiter:
@@ -215,6 +292,7 @@ class _Waiter:
 
     def __init__(self, channel: MeshChannel, effect: Wait, resume: Any) -> None:
         self._slot = channel.slot
+        self._timers = channel.timers
         self._version = effect.version
         self._resume = resume
         self._lock = threading.Lock()
@@ -234,4 +312,5 @@ class _Waiter:
                 return
             self._over = True
         self._slot.unsubscribe(self._look)
-        self._resume(reply)
+        # Not here: this may be the publishing thread, and what the caller does when called back may wait for it.
+        self._timers.after(0.0, lambda: self._resume(reply))

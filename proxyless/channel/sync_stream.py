@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 import grpc
 
 from proxyless.channel import wire
-from proxyless.channel.sync_future import _CODES, _Waiter
+from proxyless.channel.sync_future import _CODES, LOCALLY_CANCELLED, _Waiter, call_back, trailers_of
 from proxyless.channel.wires import SyncWires
 from proxyless.errors import MeshRpcError
 from proxyless.model.codes import Code
@@ -23,6 +23,9 @@ from proxyless.script import OK, OPEN, Outcome, Rpc, Send, Sleep, Wait
 
 if TYPE_CHECKING:
     from proxyless.channel.sync import MeshChannel
+
+
+_CANCELLED = Outcome(Code.CANCELLED, LOCALLY_CANCELLED, refused="cancelled")
 
 
 class _Progress:
@@ -44,21 +47,41 @@ class _Progress:
     def advance(self, reply: Any) -> None:
         """Resume the script with `reply` and set going what it asks for next."""
         with self.changed:
-            if self.outcome is not None:
-                return
-            self.rpc.now = self.channel.clock()
+            self._step(reply)
+        self.call_back()
+
+    def resume(self, reply: Any) -> None:
+        """The same in a thread that is not the caller's, where nothing may be raised."""
+        try:
+            self.advance(reply)
+        except BaseException as error:
+            self._break_off(error)
+
+    def _break_off(self, error: BaseException) -> None:
+        with self.changed:
+            self.finish(Outcome(Code.INTERNAL, f"the call could not be carried on: {error}", error=error))
+        self.call_back()
+
+    def _step(self, reply: Any) -> None:
+        if self.outcome is not None:
+            return
+        self.rpc.now = self.channel.clock()
+        try:
+            effect = self.script.send(reply)
+        except StopIteration as stop:
+            self.finish(stop.value)
+            return
+        if isinstance(effect, Send):
             try:
-                effect = self.script.send(reply)
-            except StopIteration as stop:
-                self.finish(stop.value)
-                return
-            if isinstance(effect, Send):
                 self._begin_attempt()
-            elif isinstance(effect, Sleep):
-                self.channel.timers.after(effect.seconds, lambda: self.advance(None))
-            elif isinstance(effect, Wait):
-                _Waiter(self.channel, effect, self.advance)
-            # else Drain: the caller reads on, and the end of the attempt is what comes next
+            except BaseException:  # a misuse that grpcio reports: the node must not stay engaged
+                self.script.close()
+                raise
+        elif isinstance(effect, Sleep):
+            self.channel.timers.after(effect.seconds, lambda: self.resume(None))
+        elif isinstance(effect, Wait):
+            _Waiter(self.channel, effect, self.resume)
+        # else Drain: the caller reads on, and the end of the attempt is what comes next
 
     def _begin_attempt(self) -> None:
         owner = self.owner()
@@ -77,17 +100,24 @@ class _Progress:
         # letting go of a stream would never end it.
         native_ref = weakref.ref(native)
         if not native.add_callback(lambda: self._attempt_over(number, native_ref)):
-            self._attempt_over(number, native_ref)
+            self._ended(number, native)
 
     def _attempt_over(self, number: int, native_ref: Any) -> None:
-        native = native_ref()
-        with self.changed:
-            if number != self.attempt or self.outcome is not None:
-                return
-            if native is None:
-                self.abandon()
-            else:
-                self.advance(OK if native.code() is grpc.StatusCode.OK else self._failure(native))
+        """grpcio says so, in its own thread, which must not be given an exception."""
+        try:
+            with self.changed:
+                self._ended(number, native_ref())
+        except BaseException as error:
+            self._break_off(error)
+        self.call_back()
+
+    def _ended(self, number: int, native: Any) -> None:
+        if number != self.attempt or self.outcome is not None:
+            return
+        if native is None:
+            self.abandon()
+        else:
+            self._step(OK if native.code() is grpc.StatusCode.OK else self._failure(native))
 
     def _failure(self, native: Any) -> Outcome:
         outcome = wire.failure(native)
@@ -99,23 +129,27 @@ class _Progress:
         with self.changed:
             if not self.committed and self.outcome is None:
                 self.committed = True
-                self.advance(OPEN)
+                self._step(OPEN)
 
-    def abandon(self) -> None:
+    def abandon(self, outcome: Outcome = _CANCELLED) -> None:
         """The caller has gone: close the script, so that what stands in `finally` runs."""
         with self.changed:
             if self.outcome is None:
                 self.script.close()
-                self.finish(Outcome(Code.CANCELLED, "Locally cancelled by application!", refused="cancelled"))
+                self.finish(outcome)
 
     def finish(self, outcome: Outcome) -> None:
-        """The script has returned."""
+        """The script has returned, or will not be asked again."""
+        self.outcome = outcome
+        self.changed.notify_all()
+
+    def call_back(self) -> None:
+        """Tell who wanted to be told, if the call is over; without the lock, for they may do as they like."""
         with self.changed:
-            self.outcome = outcome
+            if self.outcome is None or not self.callbacks:
+                return
             callbacks, self.callbacks = self.callbacks, []
-            self.changed.notify_all()
-        for callback in callbacks:
-            callback()
+        call_back(callbacks)
 
 
 class StreamCall(grpc.Call, grpc.Future):  # type: ignore[misc]
@@ -128,8 +162,9 @@ class StreamCall(grpc.Call, grpc.Future):  # type: ignore[misc]
         try:
             progress.advance(None)
         except BaseException:  # a misuse that grpcio reports
-            progress.script.close()
+            progress.abandon()
             raise
+        channel.began(self)
 
     def __iter__(self) -> StreamCall:
         return self
@@ -168,8 +203,9 @@ class StreamCall(grpc.Call, grpc.Future):  # type: ignore[misc]
             return StopIteration()
         if outcome.error is not None:
             return outcome.error
-        if outcome.refused == "cancelled" and self.native is not None:
-            return self.native if isinstance(self.native, BaseException) else grpc.FutureCancelledError()
+        native = self.native
+        if outcome.refused == "cancelled" and native is not None and native.code() is grpc.StatusCode.CANCELLED:
+            return native  # type: ignore[no-any-return]  # grpcio's streams are their own errors
         return MeshRpcError(outcome.code, outcome.refused, outcome.details)
 
     def __del__(self) -> None:
@@ -182,14 +218,23 @@ class StreamCall(grpc.Call, grpc.Future):  # type: ignore[misc]
     # -- grpc.Call and grpc.Future
 
     def cancel(self) -> bool:
+        return self._leave(_CANCELLED)
+
+    def close(self) -> None:
+        """The channel is closed, and its calls with it."""
+        self._leave(Outcome(Code.CANCELLED, "Channel closed!", refused="closed"))
+
+    def _leave(self, outcome: Outcome) -> bool:
+        """End the call from outside; callbacks come from the attempt's own end, as with grpcio."""
         progress = self._progress
         with progress.changed:
             if progress.outcome is not None:
                 return False
             native = self.native
-        if native is not None:
-            native.cancel()
-        progress.abandon()
+            following = native is not None and native.cancel()
+            progress.abandon(outcome)
+        if not following:
+            progress.channel.timers.after(0, progress.call_back)
         return True
 
     def cancelled(self) -> bool:
@@ -223,15 +268,26 @@ class StreamCall(grpc.Call, grpc.Future):  # type: ignore[misc]
 
     def initial_metadata(self) -> Any:
         progress = self._progress
-        with progress.changed:
-            progress.changed.wait_for(lambda: self.native is not None or progress.outcome is not None)
-        return () if self.native is None else self.native.initial_metadata()
+        while True:
+            with progress.changed:
+                progress.changed.wait_for(lambda: self.native is not None or progress.outcome is not None)
+                native = self.native
+            if native is None:
+                return ()
+            metadata = native.initial_metadata()
+            with progress.changed:
+                if progress.outcome is not None or native.is_active():
+                    return metadata
+                # That attempt is over, and if another follows its metadata will be the call's.
+                progress.changed.wait_for(lambda: self.native is not native or progress.outcome is not None)  # noqa: B023
+                if self.native is native:
+                    return metadata
 
     def trailing_metadata(self) -> Any:
         outcome = self._final(None)
-        if outcome.refused and outcome.refused != "cancelled":
-            return (("proxyless-reason", outcome.refused),)
-        return () if self.native is None else self.native.trailing_metadata()
+        if outcome.refused or self.native is None:
+            return trailers_of(outcome)
+        return self.native.trailing_metadata()
 
     def code(self) -> Any:
         return _CODES[self._final(None).code]
@@ -253,23 +309,28 @@ class StreamCall(grpc.Call, grpc.Future):  # type: ignore[misc]
             assert progress.outcome is not None
             return progress.outcome
 
-    def result(self, timeout: float | None = None) -> Any:
+    def _done(self, timeout: float | None) -> Outcome:
         outcome = self._final(timeout)
-        if outcome.ok:
-            return self
-        if self.cancelled():
+        if outcome.refused == "cancelled":
             raise grpc.FutureCancelledError()
+        return outcome
+
+    def result(self, timeout: float | None = None) -> Any:
+        """None, as grpcio's: the messages went to whoever iterated."""
+        if self._done(timeout).ok:
+            return self.native.result()
         raise self._end()
 
     def exception(self, timeout: float | None = None) -> Any:
-        outcome = self._final(timeout)
-        if self.cancelled():
-            raise grpc.FutureCancelledError()
-        return None if outcome.ok else self._end()
+        return None if self._done(timeout).ok else self._end()
 
     def traceback(self, timeout: float | None = None) -> Any:
-        error = self.exception(timeout)
-        return None if error is None else error.__traceback__
+        if self._done(timeout).ok:
+            return None
+        try:
+            raise self._end()
+        except grpc.RpcError as error:
+            return error.__traceback__
 
     def __repr__(self) -> str:
         progress = self._progress

@@ -7,9 +7,9 @@ one dictionary look-up and the comparison of one number.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
 from typing import Any
 
+from proxyless.channel.requests import AioFeeding, Feeding
 from proxyless.channel.subchannel import Profile, Subchannels
 from proxyless.model.snapshot import NodeState
 from proxyless.script import Rpc
@@ -18,52 +18,58 @@ from proxyless.script import Rpc
 class SyncWires:
     """For threads."""
 
-    __slots__ = ("_arity", "_by_node", "_generation", "_profile", "_subchannels", "signature")
+    __slots__ = ("_arity", "_known", "_profile", "_subchannels", "signature")
 
-    def __init__(self, arity: str, signature: tuple[Any, ...], profile: Profile, subchannels: Subchannels) -> None:
+    def __init__(
+        self, arity: str, signature: tuple[Any, ...], profile: Profile, subchannels: Subchannels
+    ) -> None:
         self._arity = arity
         self.signature = signature
         self._profile = profile
         self._subchannels = subchannels
-        self._by_node: dict[NodeState, Callable[..., Any]] = {}
-        self._generation = subchannels.generation
+        # One reference, for threads read it without a lock: the generation and what was made in it.
+        self._known: tuple[int, dict[NodeState, Any]] = (subchannels.generation, {})
 
     def of(self, rpc: Rpc) -> Any:
         """The native multicallable for the node that `rpc` goes to."""
-        if self._generation != self._subchannels.generation:
-            self._by_node = {}
-            self._generation = self._subchannels.generation
-        native = self._by_node.get(rpc.node)
+        generation, by_node = self._known
+        if generation != self._subchannels.generation:
+            generation, by_node = self._known = (self._subchannels.generation, {})
+        native = by_node.get(rpc.node)
         if native is None:
             channel = self._subchannels.sync(rpc.node.address, rpc.cluster.connection, self._profile)
-            native = self._by_node[rpc.node] = getattr(channel, self._arity)(*self.signature)
+            native = getattr(channel, self._arity)(*self.signature)
+            if self._arity.startswith("stream"):
+                native = Feeding(native)
+            by_node[rpc.node] = native
         return native
 
 
 class AioWires:
     """For event loops: grpcio binds a channel to its loop, and a process may run several."""
 
-    __slots__ = ("_arity", "_by_node", "_generation", "_loop", "_profile", "_subchannels", "signature")
+    __slots__ = ("_arity", "_known", "_profile", "_subchannels", "signature")
 
-    def __init__(self, arity: str, signature: tuple[Any, ...], profile: Profile, subchannels: Subchannels) -> None:
+    def __init__(
+        self, arity: str, signature: tuple[Any, ...], profile: Profile, subchannels: Subchannels
+    ) -> None:
         self._arity = arity
         self.signature = signature
         self._profile = profile
         self._subchannels = subchannels
-        self._by_node: dict[NodeState, Callable[..., Any]] = {}
-        self._generation = subchannels.generation
-        self._loop: asyncio.AbstractEventLoop | None = None
+        self._known: tuple[int, asyncio.AbstractEventLoop | None, dict[NodeState, Any]] = (-1, None, {})
 
     def of(self, rpc: Rpc, loop: asyncio.AbstractEventLoop) -> Any:
         """The native multicallable for the node that `rpc` goes to, on the running `loop`."""
-        if self._generation != self._subchannels.generation or self._loop is not loop:
+        generation, known_loop, by_node = self._known
+        if known_loop is not loop or generation != self._subchannels.generation:
             # Two loops that share one channel object take turns here: slower, never wrong.
-            self._by_node = {}
-            self._generation = self._subchannels.generation
-            self._loop = loop
-        by_node = self._by_node
+            generation, known_loop, by_node = self._known = (self._subchannels.generation, loop, {})
         native = by_node.get(rpc.node)
         if native is None:
             channel = self._subchannels.aio(loop, rpc.node.address, rpc.cluster.connection, self._profile)
-            native = by_node[rpc.node] = getattr(channel, self._arity)(*self.signature)
+            native = getattr(channel, self._arity)(*self.signature)
+            if self._arity.startswith("stream"):
+                native = AioFeeding(native)
+            by_node[rpc.node] = native
         return native

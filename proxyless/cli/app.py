@@ -78,12 +78,15 @@ class _Table(TyperGroup):
 
     def invoke(self, ctx: Any) -> Any:
         try:
-            return super().invoke(ctx)
+            code = super().invoke(ctx)
         except Failure as failure:
             from proxyless.cli import screen
 
             screen.failed(str(failure), failure.advice)
             raise typer.Exit(failure.code) from None
+        if isinstance(code, int):  # what a command returns is its exit code; typer would drop it
+            raise typer.Exit(code)
+        return code
 
 
 app = typer.Typer(cls=_Table, no_args_is_help=True, **_PLAIN)
@@ -97,7 +100,9 @@ def _version(wanted: bool) -> None:
         raise typer.Exit
 
 
-@app.callback(epilog="Exit codes: 0 all is well, 1 something was found, 2 misused, 3 the source can't be reached.")
+@app.callback(
+    epilog="Exit codes: 0 all is well, 1 something was found, 2 misused, 3 the source can't be reached."
+)
 def _root(
     version: Annotated[
         bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version and end.")

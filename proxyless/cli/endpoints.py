@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import typer
 
@@ -12,11 +12,14 @@ from proxyless.cli.options import Format, OneService, Output, Source
 from proxyless.cli.screen import BAD, DOUBTFUL, GOOD, NONE, Cell
 from proxyless.cli.session import View, look
 
+if TYPE_CHECKING:
+    from proxyless.model.snapshot import Cluster
+
 FIELDS = ("address", "service", "subset", "locality", "weight", "state")
 """What is shown of an endpoint. What is under way on it is known to the program that calls it, not here."""
 
 
-def endpoints(service: OneService = None, source: Source = None, output: Output = Format.table) -> None:
+def endpoints(service: OneService = None, source: Source = None, output: Output = Format.table) -> int:
     """The endpoints of every destination that the routes lead to."""
     view = look(source, [service] if service else (), every=service is None)
     if service is not None:
@@ -28,10 +31,10 @@ def endpoints(service: OneService = None, source: Source = None, output: Output 
         table(listed)
     empty = [cluster for cluster in view.snapshot.clusters.values() if cluster.known and not cluster.nodes]
     for cluster in sorted(empty, key=lambda cluster: cluster.key):
-        screen.note(f"{cluster.key} has no endpoint that may be called{_instead(view, cluster.watched.service)}")
+        screen.note(why_none(view, cluster))
     if not view.snapshot.clusters and output is Format.table:
         screen.line("no service has a document; name one to see its endpoints: proxyless endpoints SERVICE")
-    raise typer.Exit(view.end(bool(empty)))
+    return view.end(bool(empty))
 
 
 def shown(entry: dict[str, Any]) -> dict[str, Any]:
@@ -60,10 +63,11 @@ def state_style(state: str) -> str:
     return {"healthy": GOOD, "warning": DOUBTFUL}.get(state, BAD)
 
 
-def _instead(view: View, service: str) -> str:
-    """What is registered though it may not be called: the next question of whoever reads that nothing is."""
+def why_none(view: View, cluster: Cluster) -> str:
+    """That it has no endpoint, and what is registered instead: the next question of whoever reads it."""
+    text, service = f"{cluster.key} has no endpoint that may be called", cluster.watched.service
     if not view.source.is_consul or view.trouble:
-        return ""
+        return text
     from proxyless.control.consul_settings import ConsulSettings
     from proxyless.control.store import KvStore
     from proxyless.control.watcher import Unanswered
@@ -72,8 +76,8 @@ def _instead(view: View, service: str) -> str:
         with KvStore(ConsulSettings.parse(view.source.url)) as store:
             counted = store.instances(service)
     except (Unanswered, ValueError):
-        return ""
+        return text
     if not counted:
-        return f"; Consul has no instance of {service}"
+        return f"{text}; Consul has no instance of {service}"
     kinds = ", ".join(f"{number} {state}" for state, number in sorted(counted.items()))
-    return f"; Consul's instances of {service}: {kinds}"
+    return f"{text}; Consul's instances of {service}: {kinds}"

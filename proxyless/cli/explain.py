@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -16,13 +16,19 @@ from proxyless.cli.routes import destination, percent, seconds
 from proxyless.cli.screen import BAD, NONE, QUIET, TITLE
 from proxyless.cli.session import View, look
 
+if TYPE_CHECKING:
+    from proxyless.model.snapshot import Cluster
+
 Service = Annotated[str, typer.Argument(metavar="SERVICE", help="The service that the channel is opened to.")]
 Method = Annotated[str, typer.Argument(metavar="METHOD", help="The full name: /package.Service/Method.")]
 Headers = Annotated[
     list[str] | None, typer.Option("-H", metavar="KEY=VALUE", help="Metadata of the request. Repeatable.")
 ]
 Samples = Annotated[
-    int, typer.Option("--samples", metavar="N", min=0, max=1_000_000, help="Draw N times, and count where calls go.")
+    int,
+    typer.Option(
+        "--samples", metavar="N", min=0, max=1_000_000, help="Draw N times, and count where calls go."
+    ),
 ]
 Seed = Annotated[int, typer.Option("--seed", help="Of the draws: the same seed gives the same draws.")]
 
@@ -36,7 +42,7 @@ def explain(
     labels: Labels = None,
     source: Source = None,
     output: Output = Format.table,
-) -> None:
+) -> int:
     """Which way one request would go, and why. Sends nothing."""
     from proxyless.explain import explain as decide
 
@@ -54,14 +60,15 @@ def explain(
         screen.as_json(made)
     else:
         _show(view, made)
-    raise typer.Exit(view.end(made["refusal"] not in (None, "direct_response")))
+    return view.end(made["refusal"] not in (None, "direct_response"))
 
 
 def _check_method(method: str) -> None:
     service, slash, name = method.removeprefix("/").rpartition("/")
     if not slash or not service or not name or "/" in service:
         raise Misuse(
-            f'"{method[:80]}" is not the full name of a method', "write /package.Service/Method, e.g. /shop.Products/Get"
+            f'"{method[:80]}" is not the full name of a method',
+            "write /package.Service/Method, e.g. /shop.Products/Get",
         )
     if not method.startswith("/"):
         raise Misuse(f'a method begins with a slash; did you mean "/{method[:80]}"?')
@@ -76,7 +83,12 @@ def _show(view: View, made: Mapping[str, Any]) -> None:
         _fact("" if number else "Not taken", f"{rejected['route']}: {rejected['why']}")
     if made["route"] is None:
         return
-    _fact("Timeout", f"{seconds(made['timeout'])} for the whole call" if made["timeout"] else "none of its own")
+    _fact(
+        "Timeout",
+        f"{seconds(made['timeout'])} for the whole call"
+        if made["timeout"]
+        else "none; only the caller's deadline holds",
+    )
     _fact("Retry", _retry(made["retry"]))
     _fact("Fault", _block(made["fault"]) if made["fault"] else "none")
     _fact("Mirror", "; ".join(_block(mirror) for mirror in made["mirror"]) or "none")
@@ -101,15 +113,24 @@ def _refusal(view: View, made: Mapping[str, Any]) -> None:
         route = next(route.route for route in table.routes if route.name == made["route"]) if table else None
         answer = route.direct_response if route else None
         said = f' "{answer.message}"' if answer and answer.message else ""
-        _fact("Answered", f"by the route itself, with {answer.status if answer else '?'}{said}: no endpoint is called")
+        _fact(
+            "Answered",
+            f"by the route itself, with {answer.status if answer else '?'}{said}: no endpoint is called",
+        )
         return
     why = {
         "no_route": f"none of the {len(table.routes) if table else 0} routes of {service} matches; a last route "
         "without `match` would catch the rest",
-        "no_endpoints": f"the route leads nowhere: see `proxyless endpoints {service}`",
-        "not_ready": (table.rejected if table else "") or "the source has not said yet where it leads; calls wait for it",
+        "no_endpoints": "; ".join(places.why_none(view, cluster) for cluster in _clusters(view, made)),
+        "not_ready": (table.rejected if table else "")
+        or "the source has not said yet where it leads; calls wait for it",
     }.get(reason, "")
     screen.line(f"{'REFUSED':<11}", (reason, BAD), f": {why}")
+
+
+def _clusters(view: View, made: Mapping[str, Any]) -> list[Cluster]:
+    keys = [(part["service"], part["subset"] or "") for part in made["split"]]
+    return [cluster for key, cluster in view.snapshot.clusters.items() if key in keys]
 
 
 def _retry(retry: Mapping[str, Any] | None) -> str:
@@ -165,7 +186,10 @@ def _samples(samples: Mapping[str, Any] | None) -> None:
     if samples is None:
         return
     screen.line()
-    screen.line((f"{samples['calls']} simulated draws", TITLE), (f" (seed {samples['seed']}; nothing was sent)", QUIET))
+    screen.line(
+        (f"{samples['calls']} simulated draws", TITLE),
+        (f" (seed {samples['seed']}; nothing was sent)", QUIET),
+    )
     rows = [
         (
             str(one["calls"]),

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 import typer
 
 
-def routes(service: OneService = None, source: Source = None, output: Output = Format.table) -> None:
+def routes(service: OneService = None, source: Source = None, output: Output = Format.table) -> int:
     """The routes in effect: the first that matches a call is followed."""
     view = look(source, [service] if service else (), every=service is None)
     if service is not None:
@@ -26,7 +26,7 @@ def routes(service: OneService = None, source: Source = None, output: Output = F
         screen.as_json(view.status["services"])
     else:
         _show(view)
-    raise typer.Exit(view.end(any(table.rejected for table in view.snapshot.services.values())))
+    return view.end(any(table.rejected for table in view.snapshot.services.values()))
 
 
 def _show(view: View) -> None:
@@ -43,7 +43,13 @@ def _rows(name: str, table: ServiceTable) -> list[tuple[Cell, ...]]:
     if table.rejected:
         return [(name, NONE, NONE, ("REFUSED: " + table.rejected, BAD), NONE)]
     return [
-        (name if not number else "", route.name, matching(route.route.match), _leads_to(name, route), seconds(route.timeout))
+        (
+            name if not number else "",
+            route.name,
+            matching(route.route.match),
+            _leads_to(name, route),
+            seconds(route.timeout),
+        )
         for number, route in enumerate(table.routes)
     ]
 
@@ -55,7 +61,9 @@ def _leads_to(service: str, route: PlannedRoute) -> str:
     if len(route.clusters) == 1:
         return destination(*route.clusters[0].key, of=service)
     parts = zip(route.clusters, route.shares, strict=False)
-    return ", ".join(f"{percent(100 * share)} {destination(*cluster.key, of=service)}" for cluster, share in parts)
+    return ", ".join(
+        f"{percent(100 * share)} {destination(*cluster.key, of=service)}" for cluster, share in parts
+    )
 
 
 def destination(service: str, subset: str | None, of: str = "") -> str:

@@ -13,8 +13,8 @@ from collections.abc import Iterable, Mapping
 from importlib.metadata import entry_points
 from typing import Any
 
-from proxyless.model.snapshot import Cluster, ClusterKey, PlannedRoute, Snapshot
-from proxyless.policy.balancers import BALANCERS, Picker
+from proxyless.model.snapshot import Cluster, ClusterKey, Picker, PlannedRoute, Snapshot
+from proxyless.policy.balancers import BALANCERS
 from proxyless.policy.matcher import joined
 
 

@@ -11,7 +11,7 @@ from proxyless.cli.screen import BAD, NONE, QUIET, Cell
 from proxyless.cli.session import look
 
 
-def services(source: Source = None, output: Output = Format.table) -> None:
+def services(source: Source = None, output: Output = Format.table) -> int:
     """The services that have a document, and those that are registered."""
     view = look(source)
     there = {} if view.trouble else registered(view.source)
@@ -32,7 +32,7 @@ def services(source: Source = None, output: Output = Format.table) -> None:
         screen.table(("SERVICE", "DOCUMENT", "REGISTERED", "TAGS"), [_row(one) for one in listed])
     else:
         screen.line(f"{view.name} knows no service: no document, and no instance")
-    raise typer.Exit(view.end(any(one["accepted"] is False for one in listed)))
+    return view.end(any(one["accepted"] is False for one in listed))
 
 
 def _row(one: dict[str, object]) -> tuple[Cell, ...]:

@@ -92,7 +92,9 @@ class View:
         if self.trouble:
             note(f"{self.name} is not answering: {self.trouble}")
             if self.from_disk:
-                note("this is the last good state that an earlier process wrote to disk; clients go on with the same")
+                note(
+                    "this is the last good state that an earlier process wrote to disk; clients go on with the same"
+                )
             return 3
         return int(findings)
 
@@ -125,7 +127,11 @@ def look(
     except ConfigError as wrong:
         raise Misuse(_shown(str(wrong).removeprefix("connect: "), where), _named(where)) from None
     with mesh:
-        spoke = _wait(mesh, (), until, heard)
+        spoke = _wait(mesh, (), until - PATIENCE / 2, heard)
+        if not spoke:
+            # It would ask the disk by itself for a service that is wanted; perhaps none is, yet.
+            mesh._restore()
+            spoke = _wait(mesh, (), until, heard)
         if spoke and every:
             services = _every(where, mesh.status())
             for service in services:
@@ -165,9 +171,12 @@ def _wait(mesh: Mesh, services: Sequence[str], until: float, heard: threading.Ev
 
 
 def _trouble(status: Mapping[str, Any], complete: bool) -> str:
-    stale = [f"{entry['reason']} (asked for: {watch})" for watch, entry in status["stale"].items()]
+    stale = [
+        entry["reason"] if watch == "documents" else f"{entry['reason']} (asked where {watch} is)"
+        for watch, entry in status["stale"].items()
+    ]
     if stale:
-        return "; ".join(dict.fromkeys(stale))
+        return "; ".join(stale)
     if not complete or status["from_disk"]:
         return f"it has said nothing for {PATIENCE:g} s"
     return ""
@@ -180,17 +189,15 @@ def unreachable(where: Address, reason: str) -> Unreachable:
 
         settings = ConsulSettings.parse(where.url)
         scheme = "https" if settings.tls else "http"
-        check = (
-            f"check that a Consul agent runs there: curl {scheme}://{settings.address}/v1/status/leader",
-            "check the token, if it was refused: CONSUL_HTTP_TOKEN, CONSUL_HTTP_TOKEN_FILE, ?token_file=PATH",
-        )
-        name = settings.name
-        if not ("token" in reason or "403" in reason):
-            check = check[:1]
-        return Unreachable(f"no state from {name}: {reason}", *check, _named(where))
+        check = f"check that a Consul agent runs there: curl {scheme}://{settings.address}/v1/status/leader"
+        if "token" in reason or "403" in reason:
+            check = "the token comes from ?token_file=PATH, CONSUL_HTTP_TOKEN_FILE or CONSUL_HTTP_TOKEN"
+        return Unreachable(f"no state from {settings.name}: {reason}", check, _named(where))
     if where.scheme == "file":
         here = "" if where.path.is_absolute() else f" (a relative path counts from {Path.cwd()})"
-        return Unreachable(f"no state from {where}: {reason}", f"check the path {where.path}{here}", _named(where))
+        return Unreachable(
+            f"no state from {where}: {reason}", f"check the path {where.path}{here}", _named(where)
+        )
     return Unreachable(f"no state from {where}: {reason}", _named(where))
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Mapping
 from typing import Any
 
 import typer
@@ -14,7 +15,7 @@ from proxyless.cli.screen import BAD, DOUBTFUL, GOOD, NONE, QUIET, Cell
 from proxyless.cli.session import View, look
 
 
-def status(source: Source = None, output: Output = Format.table) -> None:
+def status(source: Source = None, output: Output = Format.table) -> int:
     """What a client with this source would see now: documents, endpoints, doubts."""
     view = look(source, every=True)
     if output is Format.json:
@@ -24,34 +25,38 @@ def status(source: Source = None, output: Output = Format.table) -> None:
         _documents(view.status["documents"])
         _destinations(view)
         _doubts(view.status)
-    raise typer.Exit(view.end(any(not document["accepted"] for document in view.status["documents"])))
+    invalid = any(not document["accepted"] for document in view.status["documents"])
+    empty = any(cluster.known and not cluster.nodes for cluster in view.snapshot.clusters.values())
+    return view.end(invalid or empty)
 
 
 def _head(view: View) -> None:
-    state: Cell = ("in sync", GOOD)
-    if view.trouble:
-        state = ("NOT ANSWERING", BAD)
-    screen.line("Source     ", view.name, "   ", state)
+    screen.line(
+        "Source     ", view.name, "   ", ("NOT ANSWERING", BAD) if view.trouble else ("in sync", GOOD)
+    )
     labels = ", ".join(f"{key}={value}" for key, value in view.status["labels"].items())
     if labels or view.status["locality"]:
         screen.line("Client     ", f"labels {labels or NONE}, locality {view.status['locality'] or NONE}")
-    screen.line()
 
 
 def _documents(documents: list[dict[str, Any]]) -> None:
+    screen.line()
     if not documents:
-        screen.line("No document: every call goes to every healthy instance of its service, with the defaults.")
-        screen.line()
+        screen.line(
+            "No document: every call goes to every healthy instance of its service, with the defaults."
+        )
+        screen.line(
+            ("`proxyless services` lists them, `proxyless endpoints SERVICE` shows where one leads.", QUIET)
+        )
         return
     rows = [(document["document"], document["version"] or NONE, _verdict(document)) for document in documents]
     screen.table(("DOCUMENT", "VERSION", "STATE"), rows)
-    screen.line()
     for document in documents:
         if document["errors"]:
+            screen.line()
             screen.line((f"{document['origin']} is invalid:", BAD))
             for error in document["errors"]:
                 screen.line(f"  {error}")
-            screen.line()
 
 
 def _verdict(document: dict[str, Any]) -> Cell:
@@ -61,7 +66,10 @@ def _verdict(document: dict[str, Any]) -> Cell:
         return f"INVALID; version {document['in_effect']} stays in effect", BAD
     if document["document"].startswith("services/"):
         # What a client that knew an earlier version does, this one can't know: it has only just begun.
-        return "INVALID; a client that starts now refuses its calls, one that knew a good version goes on with it", BAD
+        return (
+            "INVALID; a client that starts now refuses its calls, one that knew a good version goes on with it",
+            BAD,
+        )
     return "INVALID; it has no effect", BAD
 
 
@@ -72,10 +80,12 @@ def _destinations(view: View) -> None:
         states.setdefault((entry["service"], entry["subset"] or ""), Counter())[entry["state"]] += 1
     for key, cluster in sorted(view.snapshot.clusters.items()):
         counted = states.get((key.service, key.subset), Counter())
-        rows.append((key.service, key.subset or NONE, str(sum(counted.values())), _in_words(counted, cluster.known)))
+        rows.append(
+            (key.service, key.subset or NONE, str(sum(counted.values())), _in_words(counted, cluster.known))
+        )
     if rows:
-        screen.table(("SERVICE", "SUBSET", "ENDPOINTS", "STATE"), rows)
         screen.line()
+        screen.table(("SERVICE", "SUBSET", "ENDPOINTS", "STATE"), rows)
 
 
 def _in_words(counted: Counter[str], known: bool) -> Cell:
@@ -87,11 +97,13 @@ def _in_words(counted: Counter[str], known: bool) -> Cell:
     return ", ".join(f"{number} {state}" for state, number in sorted(counted.items())), state_style(worst)
 
 
-def _doubts(status: dict[str, Any] | Any) -> None:
+def _doubts(status: Mapping[str, Any]) -> None:
     for watch, reason in status["suspicious"].items():
-        screen.line(("Not believed  ", DOUBTFUL), f"{watch}: {reason}")
+        screen.line()
+        screen.line((f"Not believed of {watch}: ", DOUBTFUL), reason)
     for watch, reasons in status["dropped"].items():
-        screen.line(("Left out      ", DOUBTFUL), f"{len(reasons)} of the instances of {watch}:")
+        screen.line()
+        screen.line((f"Left out, {len(reasons)} of the instances of {watch}:", DOUBTFUL))
         for reason in reasons[:10]:
             screen.line(f"  {reason}")
         if len(reasons) > 10:

@@ -38,7 +38,10 @@ class RawDocument:
 
 
 class Sink(Protocol):
-    """Who is told. Every method may be called from any thread, returns soon and never raises."""
+    """Who is told. Every method may be called from any thread, returns soon and never raises.
+
+    Tell it without holding a lock that `Source.watch` or `unwatch` takes: it may ask for more while it is told.
+    """
 
     def documents(self, documents: Mapping[str, RawDocument]) -> None:
         """These are all the documents there are, by key. Call it only with what can be believed."""

@@ -84,12 +84,16 @@ class Endpoints:
     def _none(self, news: News, instances: Instances) -> float | None:
         self._vanishing.told(news)
         if grounds := self._impossible(news):
-            self.doubt = f"no instance is listed any more, but {grounds}; the known ones stay; {self._grant()}"
+            self.doubt = (
+                f"no instance is listed any more, but {grounds}; the known ones stay; {self._grant()}"
+            )
             self._vanishing.impossible()
             return UNTIL_IT_MOVES
         sure = self._ask(self.path)
         if sure.status != OK:
-            raise Unanswered(f"that no instance is left could not be confirmed: Consul answered {sure.status}")
+            raise Unanswered(
+                f"that no instance is left could not be confirmed: Consul answered {sure.status}"
+            )
         endpoints, dropped = instances.read(sure.body)
         if endpoints or dropped:
             return self._some(endpoints, dropped, fragile=sure.fragile)
@@ -98,7 +102,9 @@ class Endpoints:
             self._vanishing.impossible()
             return LATER
         if left := self._vanishing.remaining():
-            self.doubt = "no instance is listed any more; the known ones stay for a while: it may be a mistake"
+            self.doubt = (
+                "no instance is listed any more; the known ones stay for a while: it may be a mistake"
+            )
             return left
         return self._some([], [], fragile=False)
 

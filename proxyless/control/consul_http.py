@@ -107,7 +107,7 @@ class _Adapter(HTTPAdapter):
             ConnectionCls = Secure
 
         if self._server_name:
-            options |= {"server_hostname": self._server_name, "assert_hostname": self._server_name}
+            options["server_hostname"] = self._server_name
         super().init_poolmanager(connections, maxsize, block, **options)
         self.poolmanager.pool_classes_by_scheme = {"http": PlainPool, "https": SecurePool}
 
@@ -251,7 +251,7 @@ def _reason(error: BaseException, timeout: float) -> str:
         return f"no answer within {timeout:.1f} s"
     last = seen[-1]
     if isinstance(last, ssl.SSLError):
-        return f"TLS failed: {last.reason or last}"
+        return f"TLS failed: {getattr(last, 'verify_message', '') or last.reason or last}"
     if isinstance(last, OSError) and last.strerror:
         return last.strerror[:1].lower() + last.strerror[1:]
     return f"{type(last).__name__}: {str(last)[:200]}"

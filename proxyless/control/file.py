@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import threading
 import zlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -36,9 +36,10 @@ class FileSource:
         self.name = f"file:{path}"
         self._sink: Sink | None = None
         self._stop = threading.Event()
-        self._lock = threading.RLock()
+        self._lock = threading.Lock()
         self._watching: set[Watched] = set()
         self._signature: object = None
+        self._turn = 0
         self._documents: dict[str, dict[str, RawDocument]] = {}
         self._endpoints: dict[str, dict[str, list[Endpoint]]] = {}
         self._error = ""
@@ -53,7 +54,7 @@ class FileSource:
     def watch(self, watched: Watched) -> None:
         with self._lock:
             self._watching.add(watched)
-            self._tell_endpoints([watched])
+        self._tell()
 
     def unwatch(self, watched: Watched) -> None:
         with self._lock:
@@ -92,17 +93,13 @@ class FileSource:
         with self._lock:
             self._signature = signature
             self._error = ""
-            self._sink.fresh("documents")
+            self._turn += 1
             for name in [name for name in self._documents if name not in texts]:
                 del self._documents[name], self._endpoints[name]
             for name, text in texts.items():
                 self._read(name, text)
-            together: dict[str, RawDocument] = {}
-            for documents in self._documents.values():
-                for key, raw in documents.items():
-                    together[key] = _twice(together[key], raw) if key in together else raw
-            self._tell_endpoints(sorted(self._watching, key=str))
-            self._sink.documents(together)
+        self._sink.fresh("documents")
+        self._tell()
 
     def _fail(self, reason: str) -> None:
         assert self._sink is not None
@@ -111,12 +108,29 @@ class FileSource:
             self._signature = None
         self._sink.stale("documents", reason)
 
-    def _tell_endpoints(self, watched: Sequence[Watched]) -> None:
+    def _tell(self) -> None:
+        """Tell all there is, until what was told is still so: two threads may be telling at a time."""
         assert self._sink is not None
-        for one in watched:
-            named = [e for endpoints in self._endpoints.values() for e in endpoints.get(one.service, ())]
-            unique = {endpoint.address: endpoint for endpoint in named}
-            self._sink.endpoints(one, tuple(unique.values()))
+        while True:
+            with self._lock:
+                turn = self._turn
+                endpoints = {watched: self._of(watched) for watched in sorted(self._watching, key=str)}
+                together: dict[str, RawDocument] = {}
+                for documents in self._documents.values():
+                    for key, raw in documents.items():
+                        together[key] = _twice(together[key], raw) if key in together else raw
+            # Endpoints first, so that a subset that a document names is not empty for a moment.
+            for watched, known in endpoints.items():
+                self._sink.endpoints(watched, known)
+            if self._error == "":
+                self._sink.documents(together)
+            with self._lock:
+                if turn == self._turn:
+                    return
+
+    def _of(self, watched: Watched) -> tuple[Endpoint, ...]:
+        named = [e for endpoints in self._endpoints.values() for e in endpoints.get(watched.service, ())]
+        return tuple({endpoint.address: endpoint for endpoint in named}.values())
 
     def _read(self, name: str, text: bytes) -> None:
         """Take what one file says; if its text is broken, what it said before stays."""

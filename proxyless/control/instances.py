@@ -29,6 +29,11 @@ _FORMS: Final = (
     (b"[\n    {\n", 6, b"\n    },\n    {\n", 6, 12, b"\n    }\n]", 2),
 )
 
+_OBJECT: Final[dict[str, Any]] = {}
+_LIST: Final[list[Any]] = []
+_OURS: Final = ("proxyless_region", "proxyless_zone", "proxyless_subzone")
+_PLAIN: Final = ("region", "zone", "subzone")
+
 _SEVERITY: Final = {"passing": 0, "warning": 1, "critical": 2}
 
 _POOLED: Final = 4096
@@ -106,18 +111,18 @@ class Instances:
         try:
             if not isinstance(entry, dict):
                 raise Invalid(("", f"must be an object, got {_kind(entry)}"))
-            service = _part(entry, "Service", {})
-            if name_ := service.get("ID"):
-                name = _shown(name_)
-            return self._endpoint(_part(entry, "Node", {}), service, _part(entry, "Checks", []), text)
+            service = _part(entry, "Service", _OBJECT)
+            if id := service.get("ID"):
+                name = _shown(id)
+            return self._endpoint(_part(entry, "Node", _OBJECT), service, _part(entry, "Checks", _LIST), text)
         except Invalid as e:
             return f"{name}: {e}"
 
     def _endpoint(
         self, node: Mapping[str, Any], service: Mapping[str, Any], checks: list[Any], text: str
     ) -> Endpoint:
-        meta = _part(service, "Meta", {})
-        weights = _part(service, "Weights", {})
+        meta = _part(service, "Meta", _OBJECT)
+        weights = _part(service, "Weights", _OBJECT)
         passing = _part(weights, "Passing", 1)
         return Endpoint(
             address=self._address(node, service),
@@ -125,7 +130,7 @@ class Instances:
             # Consul's own default is 1/1, but a registration that gives Passing alone has Warning 0.
             warning_weight=_part(weights, "Warning", 0 if "Passing" in weights else 1),
             locality=self._locality(node, service, meta),
-            labels=self._labels(_part(service, "Tags", []), meta),
+            labels=self._labels(_part(service, "Tags", _LIST), meta),
             status=_status(checks),
             entry=text,
         )
@@ -136,12 +141,12 @@ class Instances:
         port = _part(service, "Port", 0)
         host = ""
         if self._elsewhere:
-            wan = _part(_part(service, "TaggedAddresses", {}), "wan", {})
+            wan = _part(_part(service, "TaggedAddresses", _OBJECT), "wan", _OBJECT)
             host = _part(wan, "Address", "")
             port = (_part(wan, "Port", 0) if host else 0) or port
         host = host or _part(service, "Address", "")
         if not host and self._elsewhere:
-            host = _part(_part(node, "TaggedAddresses", {}), "wan", "")
+            host = _part(_part(node, "TaggedAddresses", _OBJECT), "wan", "")
         host = host or _part(node, "Address", "")
         if not port:
             socket = _part(service, "SocketPath", "")
@@ -157,24 +162,25 @@ class Instances:
         self, node: Mapping[str, Any], service: Mapping[str, Any], meta: Mapping[str, Any]
     ) -> Locality:
         """The first of the places where it may be said; where none names a region the datacenter is it."""
-        node_meta = _part(node, "Meta", {})
-        for said in (_part(service, "Locality", {}), _part(node, "Locality", {})):
-            region, zone, subzone = _part(said, "Region", ""), _part(said, "Zone", ""), ""
-            if region or zone:
-                break
+        node_meta = _part(node, "Meta", _OBJECT)
+        region = zone = subzone = ""
+        for place in (service, node):
+            if said := _part(place, "Locality", _OBJECT):
+                region, zone = _part(said, "Region", ""), _part(said, "Zone", "")
+                if region or zone:
+                    break
         else:
             if whole := _part(meta, "proxyless_locality", ""):
                 parts = whole.split("/")
-                if len(parts) > 3:
+                if len(parts) > len(_PLAIN):
                     raise Invalid(("proxyless_locality", f"must be region/zone/subzone, got {_shown(whole)}"))
-                region, zone, subzone = (*parts, "", "")[:3]
+                region, zone, subzone = (*parts, "", "")[: len(_PLAIN)]
             else:
-                for said, prefix in ((meta, "proxyless_"), (meta, ""), (node_meta, "")):
-                    region, zone, subzone = (
-                        _part(said, prefix + name, "") for name in ("region", "zone", "subzone")
-                    )
-                    if region or zone or subzone:
-                        break
+                for place, names in ((meta, _OURS), (meta, _PLAIN), (node_meta, _PLAIN)):
+                    if not place.keys().isdisjoint(names):
+                        region, zone, subzone = (_part(place, name, "") for name in names)
+                        if region or zone or subzone:
+                            break
         key = (region or _part(node_meta, "region", "") or _part(node, "Datacenter", ""), zone, subzone)
         found = self._localities.get(key)
         if found is None:
@@ -215,10 +221,11 @@ def _cut(body: bytes) -> Iterator[str]:
     end = len(body) - body.endswith(b"\n")
     for opening, start, between, first, skip, closing, last in _FORMS:
         if body.startswith(opening) and body.endswith(closing, 0, end):
-            while (at := body.find(between, start)) >= 0:
-                yield body[start : at + first].decode()
-                start = at + skip
-            yield body[start : end - last].decode()
+            here = start
+            while (at := body.find(between, here)) >= 0:
+                yield body[here : at + first].decode()
+                here = at + skip
+            yield body[here : end - last].decode()
 
 
 def _status(checks: list[Any]) -> str:

@@ -1,8 +1,8 @@
 """The local Consul agent as a registry: an instance is entered, looked up, and taken out again.
 
-py-consul does the talking, over the transport of `consul_http`. Importing this file imports py-consul, which takes
-130 ms: whoever can, does it on a thread that nobody waits for. Every failure is an OSError or a ValueError whose
-text is for people and never holds the token.
+py-consul does the talking, over the transport of `consul_http`. Importing this file imports py-consul, which
+takes 130 ms: whoever can, does it on a thread that nobody waits for. Every failure is an OSError or a
+ValueError whose text is for people and never holds the token.
 """
 
 from __future__ import annotations
@@ -24,7 +24,8 @@ CHECK_TIMEOUT: Final = "2s"
 """For one health check. A server that needs longer to say that it serves is not serving."""
 
 REAP_AFTER: Final = "1m"
-"""How long an instance that died without a word stays listed as critical; Consul takes no less than a minute."""
+"""How long an instance that died without a word stays listed as critical; Consul takes no less than a
+minute."""
 
 ANSWER_WITHIN: Final = 3.0
 """Seconds for an answer: the agent is on this machine, and an exiting server waits for it."""
@@ -37,7 +38,8 @@ _STATUSES: Final = {200: "passing", 429: "warning", 503: "critical"}
 
 
 class _Client(ConsulClient):
-    """py-consul's client, in the namespace and partition of `settings`, which its agent methods don't know."""
+    """py-consul's client, in the namespace and partition of `settings`, which its agent methods don't
+    know."""
 
     def __init__(self, settings: ConsulSettings) -> None:
         # Only what is configured: a Consul without namespaces refuses both.
@@ -54,7 +56,8 @@ class _Client(ConsulClient):
 class Registry:
     """The agent that `settings` name. For one thread, and another that may close it.
 
-    `interval` is the time in seconds between two of Consul's health checks; Consul makes it one second at least.
+    `interval` is the time in seconds between two of Consul's health checks; Consul makes it one second at
+    least.
     """
 
     def __init__(self, settings: ConsulSettings, *, interval: float = 10.0) -> None:
@@ -145,7 +148,8 @@ class Registry:
 
 
 def _outbound(host: str) -> str:
-    """The address from which packets to `host` would leave. A connected UDP socket knows it; nothing is sent."""
+    """The address from which packets to `host` would leave. A connected UDP socket knows it; nothing is
+    sent."""
     try:
         family, kind, protocol, _, where = socket.getaddrinfo(host, 9, type=socket.SOCK_DGRAM)[0]
         with socket.socket(family, kind, protocol) as probe:

@@ -171,6 +171,9 @@ class KvStore:
         if answer.status not in accept:
             said = answer.body[:200].decode(errors="replace").strip()
             raise Unanswered(f"Consul answered {answer.status} {said!r}{_HINTS.get(answer.status, '')}")
+        if answer.status in (OK, ABSENT) and not answer.headers.get("x-consul-index", "").isdecimal():
+            # A 404 of anybody else would be taken for an empty KV.
+            raise Unanswered(f"the answer ({answer.status}) has no X-Consul-Index: is that really Consul?")
         return answer
 
     def _put(self, path: str, params: Sequence[tuple[str, str]], body: bytes) -> Any:
@@ -182,7 +185,9 @@ class KvStore:
         http = self._client.http
         http.connections_timeout = ANSWER_WITHIN * 2
         try:
-            return http.put(lambda answer: answer, path, params=[*params, *self._place], data=body, headers=headers)
+            return http.put(
+                lambda answer: answer, path, params=[*params, *self._place], data=body, headers=headers
+            )
         except requests.exceptions.ConnectTimeout:
             raise Unanswered("no connection; nothing was written") from None
         except (requests.RequestException, OSError) as lost:
@@ -193,7 +198,9 @@ class KvStore:
     def _refused(self, answer: Any) -> Exception:
         if answer.code == TOO_LARGE:
             return TooMuch(f"larger than Consul takes ({LARGEST} bytes); nothing was written")
-        said = _without(str(answer.body)[:200].strip(), self._client.prepare_headers().get("X-Consul-Token", ""))
+        said = _without(
+            str(answer.body)[:200].strip(), self._client.prepare_headers().get("X-Consul-Token", "")
+        )
         if answer.code == FORBIDDEN or "Permission denied" in said:
             return Unanswered(
                 f"the token may not write {self.settings.prefix}/ in KV; nothing was written; grant it "

@@ -47,7 +47,8 @@ class Vanishing:
         return news.index == self._last
 
     def impossible(self) -> None:
-        """There are better reasons not to believe it than that it is new; the hold begins when they are gone."""
+        """There are better reasons not to believe it than that it is new; the hold begins when they are
+        gone."""
         self._since = None
 
     def remaining(self) -> float:

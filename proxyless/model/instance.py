@@ -12,8 +12,8 @@ from proxyless.model.topology import HEAVIEST, NOWHERE, Locality, address_proble
 LOCALITY = "proxyless_locality"
 """The meta key that carries the locality: Consul before 1.17 refuses a registration with a `Locality`."""
 
-# Consul's own limits for the meta of a service (structs.ValidateServiceMetadata), measured on 1.8.7. A value's
-# length counts in bytes of UTF-8.
+# Consul's own limits for the meta of a service (structs.ValidateServiceMetadata), measured on 1.8.7. A
+# value's length counts in bytes of UTF-8.
 _KEY = re.compile(r"[A-Za-z0-9_-]{1,128}")
 _PAIRS, _VALUE = 64, 512
 

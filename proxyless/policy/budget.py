@@ -16,7 +16,7 @@ SLOTS = 10
 class RetryBudget:
     """Tokens over the last `ttl` seconds. One thread at a time; `state.ClusterState` sees to that."""
 
-    __slots__ = ("_deposit", "_origin", "_reserve", "_slots", "_stamp", "_sum", "_width", "_withdraw")
+    __slots__ = ("_deposit", "_next", "_origin", "_reserve", "_slots", "_stamp", "_sum", "_width", "_withdraw")
 
     def __init__(self, ttl: float, min_retries_per_second: float, ratio: float) -> None:
         # "ratio 0: deposit 0, withdraw 1" - Finagle; the reserve alone allows retries then
@@ -28,10 +28,13 @@ class RetryBudget:
         self._sum = 0
         self._origin: float | None = None
         self._stamp = 0
+        self._next = 0.0
+        """The instant at which the present slot ends: until then a deposit is two additions."""
 
     def deposit(self, now: float) -> None:
         """A call ended that nobody needs to make again."""
-        self._turn(now)
+        if self._origin is None or now >= self._next:
+            self._turn(now)
         self._slots[self._stamp % SLOTS] += self._deposit
         self._sum += self._deposit
 
@@ -54,6 +57,7 @@ class RetryBudget:
         if self._origin is None:
             self._origin = now
         stamp = int((now - self._origin) / self._width)
+        self._next = self._origin + (stamp + 1) * self._width
         passed = stamp - self._stamp
         if passed <= 0:
             return

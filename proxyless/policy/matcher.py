@@ -76,18 +76,22 @@ def _comparison(compare: Callable[[str, str], bool], wanted: str, fold: bool) ->
     return lambda value: compare(value, wanted)
 
 
-def header(name: str, match: HeaderMatch, *, missing_is_empty: bool = False) -> Callable[[Headers], bool]:
-    """The question that `match` asks of the header `name`."""
+def header(name: str, match: HeaderMatch, *, missing_is_empty: bool = False) -> Test:
+    """The question that `match` asks of the header `name`; the dice are not asked, and may be left out."""
     if name.endswith("-bin"):
         name = "-bin"  # never a key of the joined headers: absent
     if match.present is not None:
         wanted = match.present is not match.invert
-        return lambda headers: (name in headers) is wanted
+        return lambda headers, _rng=None: (name in headers) is wanted
     ask = _range(match) if match.range is not None else text(match)
     invert = match.invert
     default = "" if missing_is_empty else None
 
-    def test(headers: Headers) -> bool:
+    if match.exact is not None and not (match.ignore_case or invert or missing_is_empty):
+        exact = match.exact  # the usual question, without a call for each of its parts
+        return lambda headers, _rng=None: headers.get(name) == exact
+
+    def test(headers: Headers, _rng: Rng | None = None) -> bool:
         value = headers.get(name, default)
         # "a missing header never matches, even inverted" - Envoy treat_missing_header_as_empty: false
         return value is not None and ask(value) is not invert
@@ -109,17 +113,22 @@ def _range(match: HeaderMatch) -> Text:
     return ask
 
 
-def joined(metadata: Iterable[tuple[str, Any]] | None) -> dict[str, str]:
+_BARE: Headers = {"content-type": "application/grpc"}
+"""What every request carries: "content-type matches as application/grpc" - gRFC A28."""
+
+
+def joined(metadata: Iterable[tuple[str, Any]] | None) -> Headers:
     """Request metadata as matchers see it: one value a key, "-bin" keys left out."""
-    headers = {"content-type": "application/grpc"}  # "content-type matches as application/grpc" - gRFC A28
-    if metadata is not None:
-        seen = set()
-        for key, value in metadata:
-            if key.endswith("-bin"):
-                continue
-            shown = value if isinstance(value, str) else bytes(value).decode("latin-1")
-            headers[key] = f"{headers[key]},{shown}" if key in seen else shown
-            seen.add(key)
+    if metadata is None:
+        return _BARE
+    headers = dict(_BARE)
+    seen = set()
+    for key, value in metadata:
+        if key.endswith("-bin"):
+            continue
+        shown = value if isinstance(value, str) else bytes(value).decode("latin-1")
+        headers[key] = f"{headers[key]},{shown}" if key in seen else shown
+        seen.add(key)
     return headers
 
 
@@ -179,11 +188,11 @@ class _Block:
         self._labels = block.source_labels
         tests: list[tuple[str, Test]] = []
         for name, match in block.headers.items():
-            tests.append((f"header {name} is not {describe(match)}", _plain(header(name, match))))
+            tests.append((f"header {name} is not {describe(match)}", header(name, match)))
         for name, match in block.without_headers.items():
             # Istio: a missing header counts as "" here, but for presence checks (`route.go` withoutHeaders).
             ask = header(name, match, missing_is_empty=True)
-            tests.append((f"header {name} is {describe(match)}", _plain(ask, negate=True)))
+            tests.append((f"header {name} is {describe(match)}", _negated(ask)))
         if block.fraction is not None:
             tests.append((f"fraction {block.fraction:g}% draws 0", _fraction(block.fraction)))
         self.tests = tuple(tests)
@@ -206,10 +215,8 @@ class _Block:
         return None
 
 
-def _plain(ask: Callable[[Headers], bool], *, negate: bool = False) -> Test:
-    if negate:
-        return lambda headers, _rng: not ask(headers)
-    return lambda headers, _rng: ask(headers)
+def _negated(ask: Test) -> Test:
+    return lambda headers, rng: not ask(headers, rng)
 
 
 def _fraction(percent: float) -> Test:

@@ -1,7 +1,8 @@
-"""A server's entry in the registry: made once the server answers, looked after while it runs, removed at its end.
+"""A server's entry in the registry: made once the server answers, looked after while it runs, removed at its
+end.
 
-One daemon thread does all of it, so neither the server's start nor its calls ever wait for a registry. A registry
-that is down is asked again, one that has forgotten the entry gets it again.
+One daemon thread does all of it, so neither the server's start nor its calls ever wait for a registry. A
+registry that is down is asked again, one that has forgotten the entry gets it again.
 """
 
 from __future__ import annotations
@@ -28,7 +29,8 @@ AGAIN: Final = 1.0
 """Seconds until a server that did not answer is asked again."""
 
 FIRST_PAUSE, LONGEST_PAUSE = 0.2, 10.0
-"""Between two attempts to reach the registry: doubled each time, each time with up to half of it off by chance."""
+"""Between two attempts to reach the registry: doubled each time, each time with up to half of it off by
+chance."""
 
 LEAVE_WITHIN: Final = 7.0
 """Seconds an exit waits for the registry: what was being asked, and the deregistration, may take 3 s each."""
@@ -110,7 +112,8 @@ class Presence:
             except Exception as e:  # whatever it is: without this thread nobody would ever find the server
                 pause = min(LONGEST_PAUSE, FIRST_PAUSE * 2**failures) * (1 - self._rng() / 2)
                 failures = min(failures + 1, 16)
-                self._say(f"{self.instance.service} is not registered, trying on: {e or type(e).__name__}")
+                state = "can't be confirmed as registered" if self._entered else "is not registered yet"
+                self._say(f"{self.instance.service} {state}, trying on: {str(e) or type(e).__name__}")
             self._leaving.wait(pause)
         self._end()
 
@@ -122,6 +125,7 @@ class Presence:
             self.instance = self.instance.at(self._registry.address())
         there = self._entered and self._registry.has(self.instance.id)
         if there and self._passing:
+            self._said = ""
             return self._interval
         doubt = self._doubt()
         if self._leaving.is_set():
@@ -158,9 +162,11 @@ class Presence:
     # -- the question that the registry's health check will put to the server
 
     def _doubt(self) -> str:
-        """Why the server does not serve at its address, or "". A server that is not started yet is waited for.
+        """Why the server does not serve at its address, or "". A server that is not started yet is waited
+        for.
 
-        An instance counts at once, before its first check; so the check's own question is put to it here first.
+        An instance counts at once, before its first check; so the check's own question is put to it here
+        first.
         """
         # Without the wrappers of instrumentations: this is no call of the program's.
         channel = inspect.unwrap(grpc.insecure_channel)(self.instance.target, options=_CHANNEL_OPTIONS)

@@ -1,4 +1,5 @@
-"""A proxy in front of a Consul agent that lies: it breaks, delays and rewrites answers, and counts what is asked."""
+"""A proxy in front of a Consul agent that lies: it breaks, delays and rewrites answers, and counts what is
+asked."""
 
 from __future__ import annotations
 
@@ -98,7 +99,10 @@ def lying_proxy(port: int) -> Iterator[LyingProxy]:
             proxy.asked.append((time.monotonic(), self.path))
             proxy.tokens.add(self.headers.get("X-Consul-Token", ""))
             with contextlib.suppress(OSError):
-                self._answer(proxy.lie(self.path, dict(self.headers), self._truth()))
+                truth = (
+                    self._truth()
+                )  # first: it may take a whole wait, and the lie is that of the moment after
+                self._answer(proxy.lie(self.path, dict(self.headers), truth))
 
         do_PUT = do_GET
 

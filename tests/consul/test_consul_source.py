@@ -1,4 +1,5 @@
-"""The Consul source against a real agent: one that dies, hangs, forgets and forbids, and a proxy that lies."""
+"""The Consul source against a real agent: one that dies, hangs, forgets and forbids, and a proxy that
+lies."""
 
 from __future__ import annotations
 
@@ -6,6 +7,7 @@ import json
 import logging
 import math
 import os
+import re
 import statistics
 import subprocess
 import threading
@@ -39,7 +41,6 @@ from tests.consul.lying_proxy import (
 )
 
 WAIT, HOLD = 2.0, 1.0
-HANGS_FOR = WAIT * 17 / 16 + 5.0
 WEB = Watched("web")
 READ = 'service_prefix "" { policy = "read" } node_prefix "" { policy = "read" } '
 
@@ -78,11 +79,20 @@ class Recorder:
         """Everything of this kind, for one watch or all."""
         return [what for at, k, w, what in list(self.told) if k == kind and watch in ("", w) and at >= since]
 
-    def until(self, kind: str, is_it: Callable[[Any], bool], *, since: float = 0.0, within: float = 5.0) -> float:
-        """Wait until something of this kind was told; the instant at which it was."""
+    def until(
+        self,
+        kind: str,
+        is_it: Callable[[Any], bool],
+        *,
+        watch: str = "",
+        since: float = 0.0,
+        within: float = 5.0,
+    ) -> float:
+        """Wait until something of this kind was told, of one watch or any; the instant at which it was."""
 
         def find() -> float | None:
-            return next((at for at, k, _, what in self.told if k == kind and at >= since and is_it(what)), None)
+            told = (at for at, k, w, what in self.told if k == kind and watch in ("", w) and is_it(what))
+            return next((at for at in told if at >= since), None)
 
         with self._changed:
             if not self._changed.wait_for(lambda: find() is not None, within):
@@ -90,6 +100,13 @@ class Recorder:
             found = find()
         assert found is not None
         return found
+
+
+@pytest.fixture
+def impatient(monkeypatch: pytest.MonkeyPatch) -> float:
+    """The slack that an answer is given, cut from 5 s to one, so that no test has to wait so long."""
+    monkeypatch.setattr("proxyless.control.watcher.SLACK", 1.0)
+    return 1.0
 
 
 @contextmanager
@@ -111,7 +128,7 @@ def following(
 @pytest.fixture
 def prefix(request: pytest.FixtureRequest) -> str:
     """A prefix of its own for each test on the shared agent."""
-    return f"test/{abs(hash(request.node.name))}"
+    return "test/" + re.sub(r"[^a-z0-9]+", "-", request.node.name.removeprefix("test_")).strip("-")[:60]
 
 
 @pytest.fixture
@@ -164,8 +181,11 @@ def test_documents_and_endpoints_arrive_and_follow_each_change(consul: ConsulAge
         assert json.dumps(status)
 
 
-def test_two_hundred_edits_in_a_row_are_each_seen_within_milliseconds(consul: ConsulAgent, prefix: str) -> None:
-    """From the moment that Consul was asked to write; the median is what the machine allows, 50 ms is a snail."""
+def test_two_hundred_edits_in_a_row_are_each_seen_within_milliseconds(
+    consul: ConsulAgent, prefix: str
+) -> None:
+    """From the moment that Consul was asked to write; the median is what the machine allows, 50 ms is a
+    snail."""
     consul.put_kv(f"{prefix}/mesh", "")
     with following(consul.address, query=f"?prefix={prefix}") as (_, sink):
         sink.until("documents", mesh_is(""))
@@ -190,7 +210,8 @@ def test_an_unrelated_write_storm_does_not_make_an_empty_prefix_spin(
 
 
 def test_a_last_instance_that_flaps_is_never_missed(consul: ConsulAgent, prefix: str) -> None:
-    """Deregistered and back within the hold: nobody is told of an empty list. Gone for good: told after the hold."""
+    """Deregistered and back within the hold: nobody is told of an empty list. Gone for good: told after the
+    hold."""
     web = Watched(prefix.replace("/", "-"))
     id = consul.register(web.service, 5001)
     with following(consul.address, web, query=f"?prefix={prefix}") as (_, sink):
@@ -206,7 +227,8 @@ def test_a_last_instance_that_flaps_is_never_missed(consul: ConsulAgent, prefix:
 
 
 def test_the_own_datacenter_may_be_named_and_another_is_not_there(consul: ConsulAgent, prefix: str) -> None:
-    """In our own, addresses are the plain ones; a datacenter that nobody knows is an outage of that watch alone."""
+    """In our own, addresses are the plain ones; a datacenter that nobody knows is an outage of that watch
+    alone."""
     name = prefix.replace("/", "-")
     tagged = {"wan": {"Address": "192.0.2.1", "Port": 19001}}
     body = {"ID": name, "Name": name, "Address": "127.0.0.1", "Port": 5001, "TaggedAddresses": tagged}
@@ -258,8 +280,9 @@ def test_an_agent_that_stays_empty_is_believed_in_the_end(agent: ConsulAgent) ->
         assert sink.until("endpoints", is_empty) - up >= HOLD - 0.2
 
 
-def test_a_hung_agent_is_noticed_survived_and_closed_on(agent: ConsulAgent) -> None:
-    """SIGSTOP: connections are accepted and never answered. Stale after the read's timeout, fresh after SIGCONT."""
+def test_a_hung_agent_is_noticed_survived_and_closed_on(agent: ConsulAgent, impatient: float) -> None:
+    """SIGSTOP: connections are accepted and never answered. Stale after the read's timeout, fresh after
+    SIGCONT."""
     agent.put_kv("proxyless/v1/mesh", "old")
     with following(agent.address) as (_, sink):
         sink.until("documents", mesh_is("old"))
@@ -270,8 +293,8 @@ def test_a_hung_agent_is_noticed_survived_and_closed_on(agent: ConsulAgent) -> N
             closing = time.monotonic()
             cold.close()
             assert time.monotonic() - closing < 0.1
-        sink.until("stale", lambda reason: "no answer within" in reason, within=HANGS_FOR + 1)
-        assert time.monotonic() - hung < HANGS_FOR + 1
+        noticed = sink.until("stale", lambda reason: "no answer within 3.1 s" in reason)
+        assert noticed - hung < WAIT * 17 / 16 + impatient + 0.5
         agent.cont()
         sink.until("fresh", lambda _: True, since=hung)
         agent.put_kv("proxyless/v1/mesh", "new")
@@ -281,7 +304,8 @@ def test_a_hung_agent_is_noticed_survived_and_closed_on(agent: ConsulAgent) -> N
 
 
 def test_a_restored_snapshot_is_seen_though_its_index_is_lower(consul_bin: str, tmp_path: Path) -> None:
-    """The watch in flight is answered with the old data and the old index: a naive one is blind for its whole wait."""
+    """The watch in flight is answered with the old data and the old index: a naive one is blind for its whole
+    wait."""
     with ConsulAgent(consul_bin, tmp_path, disk=True) as agent:
         agent.put_kv("proxyless/v1/mesh", "old")
         snapshot = agent.do("GET", "snapshot").body
@@ -312,8 +336,8 @@ def test_broken_answers_change_nothing(consul: ConsulAgent, proxy: LyingProxy, p
         consul.put_kv(f"{prefix}/mesh", "new")
         consul.register(web.service, 5002)
         sink.until("stale", lambda _: True, since=started)
-        time.sleep(2.0)
-        assert proxy.count(started, "recurse") <= 2 + 4 * 2
+        time.sleep(1.0)
+        assert proxy.count(started, "recurse") <= 10
         assert [documents["mesh"] for documents in sink.all("documents")] == ["old"]
         assert len(sink.all("stale", "documents")) == 1
         proxy.lie = honest
@@ -322,7 +346,7 @@ def test_broken_answers_change_nothing(consul: ConsulAgent, proxy: LyingProxy, p
         sink.until("fresh", lambda _: True, since=started)
 
 
-@pytest.mark.parametrize("index", [0, 1, 3, 1 << 63, "-1", "many"])
+@pytest.mark.parametrize("index", [0, 3, 1 << 63, "many"])
 def test_no_index_is_trusted_further_than_it_reaches(
     consul: ConsulAgent, proxy: LyingProxy, prefix: str, index: object
 ) -> None:
@@ -348,12 +372,13 @@ def test_an_answer_may_be_compressed_or_not(consul: ConsulAgent, proxy: LyingPro
         sink.until("documents", mesh_is("x" * 100_000))
 
 
+@pytest.mark.usefixtures("impatient")
 def test_an_answer_that_does_not_come_is_given_up(proxy: LyingProxy, prefix: str) -> None:
     """Ten seconds late is too late for a plain read, and says so; closing does not wait for it."""
     proxy.lie = late(10.0)
     with following(proxy.address, query=f"?prefix={prefix}") as (source, sink):
-        sink.until("stale", lambda reason: reason == "no answer within 5.0 s", within=6.0)
-        time.sleep(1.5)
+        sink.until("stale", lambda reason: reason == "no answer within 1.0 s")
+        time.sleep(0.6)
         closing = time.monotonic()
         source.close()
         assert time.monotonic() - closing < 0.1
@@ -390,10 +415,11 @@ def rewrite(agent: ConsulAgent, secret: str, rules: str) -> None:
 
 
 def test_rights_that_are_taken_away_take_nothing_else_with_them(guarded: ConsulAgent) -> None:
-    """A narrowed policy shows an empty catalog and an empty KV: all stays and is said; given back, all goes on."""
+    """A narrowed policy shows an empty catalog and an empty KV: all stays and is said; given back, all goes
+    on."""
     rules = READ + 'key_prefix "proxyless/" { policy = "read" }'
     token = guarded.create_token(rules)
-    with following(guarded.address, WEB, CONSUL_HTTP_TOKEN=token) as (_, sink):
+    with following(guarded.address, WEB, wait=1.0, CONSUL_HTTP_TOKEN=token) as (_, sink):
         sink.until("documents", mesh_is("old"))
         sink.until("endpoints", lambda addresses: addresses == ["127.0.0.1:5001"])
         started = time.monotonic()
@@ -402,7 +428,7 @@ def test_rights_that_are_taken_away_take_nothing_else_with_them(guarded: ConsulA
         sink.until("suspicious", lambda reason: "no instance is listed any more" in reason)
         guarded.register("web", 5002)
         guarded.put_kv("proxyless/v1/mesh", "new")
-        time.sleep(HOLD + WAIT)
+        time.sleep(HOLD + 1.0)
         assert len(sink.all("documents")) == len(sink.all("endpoints")) == 1
         rewrite(guarded, token, rules)
         sink.until("documents", mesh_is("new"))
@@ -421,14 +447,17 @@ def test_a_token_is_replaced_in_its_file_while_we_run(guarded: ConsulAgent, tmp_
         sink.until("documents", mesh_is("old"))
         sink.until("endpoints", lambda addresses: addresses == ["127.0.0.1:5001"])
         guarded.delete_token(token)
-        sink.until("stale", lambda reason: "403" in reason and "ACL not found" in reason)
+        for watch in ("documents", "web"):
+            sink.until("stale", lambda reason: "403" in reason and "ACL not found" in reason, watch=watch)
         path.write_text(guarded.create_token(rules))
         guarded.put_kv("proxyless/v1/mesh", "new")
         sink.until("documents", mesh_is("new"), within=7.0)
         assert len(sink.all("endpoints")) == 1
 
 
-def test_a_token_that_may_not_read_the_documents_is_an_outage_and_not_an_empty_mesh(guarded: ConsulAgent) -> None:
+def test_a_token_that_may_not_read_the_documents_is_an_outage_and_not_an_empty_mesh(
+    guarded: ConsulAgent,
+) -> None:
     """KV says 404 to it, as if there were none."""
     token = guarded.create_token(READ)
     with following(guarded.address, WEB, CONSUL_HTTP_TOKEN=token) as (_, sink):
@@ -437,9 +466,12 @@ def test_a_token_that_may_not_read_the_documents_is_an_outage_and_not_an_empty_m
         assert sink.all("documents") == []
 
 
-@pytest.mark.parametrize("rules", ['node_prefix "" { policy = "read" }', 'service_prefix "" { policy = "read" }'])
+@pytest.mark.parametrize(
+    "rules", ['node_prefix "" { policy = "read" }', 'service_prefix "" { policy = "read" }']
+)
 def test_a_service_that_may_not_be_seen_is_said_to_be(guarded: ConsulAgent, rules: str) -> None:
-    """Without service:read or without node:read the list is empty from the start; nobody waits, and the way out is named."""
+    """Without service:read or without node:read the list is empty from the start; nobody waits, and the way
+    out is named."""
     token = guarded.create_token(rules + ' key_prefix "proxyless/" { policy = "read" }')
     with following(guarded.address, WEB, CONSUL_HTTP_TOKEN=token) as (_, sink):
         sink.until("endpoints", is_empty)
@@ -449,7 +481,8 @@ def test_a_service_that_may_not_be_seen_is_said_to_be(guarded: ConsulAgent, rule
 def test_the_token_is_sent_and_never_shown(
     guarded: ConsulAgent, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Not in a log at any level, a repr, the status, a reason or an exception; not even if a proxy shows it to us."""
+    """Not in a log at any level, a repr, the status, a reason or an exception; not even if a proxy shows it
+    to us."""
     caplog.set_level(logging.DEBUG)
     token = guarded.create_token(READ + 'key_prefix "proxyless/" { policy = "read" }')
     with lying_proxy(guarded.http_port) as proxy:
@@ -469,7 +502,9 @@ def test_the_token_is_sent_and_never_shown(
     assert [text for text in shown if token in text] == []
 
 
-def test_py_consul_itself_works_over_our_transport(guarded: ConsulAgent, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_py_consul_itself_works_over_our_transport(
+    guarded: ConsulAgent, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Reading, writing, registering; CONSUL_HTTP_TOKEN does not beat the settings' token."""
     monkeypatch.setenv("CONSUL_HTTP_TOKEN", "not-this-one")
     settings = ConsulSettings.parse(f"consul://{guarded.address}", {"CONSUL_HTTP_TOKEN": ROOT_TOKEN})
@@ -488,7 +523,9 @@ def test_py_consul_itself_works_over_our_transport(guarded: ConsulAgent, monkeyp
 # --- the end
 
 
-def test_closing_ends_blocked_threads_at_once_and_nothing_is_told_after(consul: ConsulAgent, prefix: str) -> None:
+def test_closing_ends_blocked_threads_at_once_and_nothing_is_told_after(
+    consul: ConsulAgent, prefix: str
+) -> None:
     """Twenty watches in the middle of a long wait."""
     web = [Watched(f"{prefix.replace('/', '-')}-{number}") for number in range(20)]
     consul.put_kv(f"{prefix}/mesh", "old")
@@ -588,8 +625,8 @@ def test_tls_is_verified_with_the_agents_own_authority_and_name(consul_bin: str,
             source.close()
             assert time.monotonic() - closing < 0.1
         for wrong, says in (
-            ({"CONSUL_CACERT": str(tmp_path / "other" / ca.name)}, "TLS failed: certificate"),
-            ({"CONSUL_TLS_SERVER_NAME": "other.dc1.consul"}, "TLS failed: certificate"),
+            ({"CONSUL_CACERT": str(tmp_path / "other" / ca.name)}, "TLS failed: unable to get"),
+            ({"CONSUL_TLS_SERVER_NAME": "other.dc1.consul"}, "TLS failed: hostname mismatch"),
             ({"CONSUL_CLIENT_CERT": "", "CONSUL_CLIENT_KEY": ""}, "TLS"),
         ):
             with following("", **(environ | wrong)) as (_, sink):

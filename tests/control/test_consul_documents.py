@@ -84,7 +84,9 @@ def test_each_key_is_a_document_with_its_version_and_where_to_find_it(stage: Sta
 def test_only_mesh_and_services_are_documents() -> None:
     """Locks, folders and drafts beside them are somebody else's."""
     stage = Stage()
-    stage.hears(kv({"mesh": "{}", "services/": "", "services/a/b": "x", "locks/web": "x", "mesh2": "x", "": "x"}), 5)
+    stage.hears(
+        kv({"mesh": "{}", "services/": "", "services/a/b": "x", "locks/web": "x", "mesh2": "x", "": "x"}), 5
+    )
     assert stage.texts == [{"mesh": "{}"}]
 
 
@@ -159,7 +161,8 @@ def test_no_documents_at_the_first_start_are_no_documents() -> None:
 
 
 def test_documents_that_may_not_be_read_at_the_first_start_are_a_failure() -> None:
-    """KV shows them as absent: without the one question by name, calls would go where the documents forbid."""
+    """KV shows them as absent: without the one question by name, calls would go where the documents
+    forbid."""
     stage = Stage()
     stage.says[MESH] = Answer(403, {}, b"Permission denied")
     with pytest.raises(Unanswered, match='grant it key_prefix "proxyless/v1/"') as caught:

@@ -34,7 +34,11 @@ class Stage:
     def __init__(self, *, elsewhere: bool = False) -> None:
         self.now = 0.0
         self.asked: list[str] = []
-        self.says = {WATCH: listed(), CHAIN: Answer(200, {}, b"{}"), SERVICES: Answer(200, {}, b'{"consul":[]}')}
+        self.says = {
+            WATCH: listed(),
+            CHAIN: Answer(200, {}, b"{}"),
+            SERVICES: Answer(200, {}, b'{"consul":[]}'),
+        }
         self.told: list[tuple[list[str], list[str]]] = []
         self.where = 0
         self.elsewhere = elsewhere
@@ -100,7 +104,9 @@ def test_whether_the_service_is_elsewhere_is_asked_once(elsewhere: bool) -> None
 
 def test_the_name_of_a_service_is_quoted() -> None:
     """Whatever it is, it stays one segment of the path."""
-    endpoints = Endpoints("a/b c", Stage()._ask, lambda *_: None, elsewhere=lambda: False, hold=1, now=lambda: 0.0)
+    endpoints = Endpoints(
+        "a/b c", Stage()._ask, lambda *_: None, elsewhere=lambda: False, hold=1, now=lambda: 0.0
+    )
     assert endpoints.path == "health/service/a%2Fb%20c"
 
 
@@ -166,7 +172,8 @@ def test_a_service_that_may_not_be_seen_is_told_and_said(path: str, answer: Answ
 
 
 def test_nobody_vanishes_at_an_unchanged_index(stage: Stage) -> None:
-    """To deregister moves it; to lose the right to see does not. It is not even asked for: the index would move."""
+    """To deregister moves it; to lose the right to see does not. It is not even asked for: the index would
+    move."""
     assert stage.hears(listed(), 20) == math.inf
     assert len(stage.told) == 1
     assert "the index is as before" in stage.doubt
@@ -189,7 +196,8 @@ def test_consul_itself_says_that_it_filtered(stage: Stage) -> None:
 
 
 def test_the_last_instance_is_gone_when_it_stays_gone(stage: Stage) -> None:
-    """Confirmed by a read that is not stale, at once and again after the hold: a node that flaps is back by then."""
+    """Confirmed by a read that is not stale, at once and again after the hold: a node that flaps is back by
+    then."""
     assert stage.hears(listed(), 25) == 30.0
     assert stage.asked == [WATCH, CHAIN, SERVICES]
     assert "it may be a mistake" in stage.doubt

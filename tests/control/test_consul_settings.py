@@ -88,7 +88,8 @@ def test_an_address_may_leave_out_its_port(url: str, address: str, tls: bool) ->
     ],
 )
 def test_the_environments_address_comes_in_many_forms(given: str, address: str, tls: bool) -> None:
-    """With and without scheme and port; with a scheme it is a URL and has a URL's port, as in Consul's own clients."""
+    """With and without scheme and port; with a scheme it is a URL and has a URL's port, as in Consul's own
+    clients."""
     settings = parse(CONSUL_HTTP_ADDR=given)
     assert (settings.address, settings.tls) == (address, tls)
 
@@ -103,14 +104,23 @@ def test_an_explicit_value_wins_over_the_environment() -> None:
         CONSUL_HTTP_TOKEN=SECRET,
         CONSUL_HTTP_TOKEN_FILE="/t2",
     )
-    assert (settings.address, settings.ns, settings.partition, settings.token_file) == ("a:1", "n1", "p1", "/t1")
+    assert (settings.address, settings.ns, settings.partition, settings.token_file) == (
+        "a:1",
+        "n1",
+        "p1",
+        "/t1",
+    )
     assert settings.token == ""
 
 
 def test_the_environment_fills_what_is_not_said() -> None:
     """All of Consul's variables; an empty one is none."""
     settings = parse(
-        CONSUL_HTTP_ADDR="b:2", CONSUL_NAMESPACE="n2", CONSUL_PARTITION="p2", CONSUL_HTTP_TOKEN=SECRET, CONSUL_CACERT=""
+        CONSUL_HTTP_ADDR="b:2",
+        CONSUL_NAMESPACE="n2",
+        CONSUL_PARTITION="p2",
+        CONSUL_HTTP_TOKEN=SECRET,
+        CONSUL_CACERT="",
     )
     assert (settings.address, settings.ns, settings.partition) == ("b:2", "n2", "p2")
     assert settings.current_token() == SECRET

@@ -15,8 +15,8 @@ from hypothesis import strategies as st
 from proxyless.control.instances import Instances
 from proxyless.model.topology import NOWHERE, Endpoint, Locality
 
-# Four instances as Consul 1.8.7 listed them, cut down to what differs: web-1 has tagged addresses and weights 10/2,
-# web-2 warns and has no address of its own, web-3 is critical, web-4 was registered without a port.
+# Four instances as Consul 1.8.7 listed them, cut down to what differs: web-1 has tagged addresses and weights
+# 10/2, web-2 warns and has no address of its own, web-3 is critical, web-4 was registered without a port.
 NODE: dict[str, Any] = {
     "ID": "1380de8b-48ea-e6ae-ea38-c11881fa83bd",
     "Node": "dev1",
@@ -65,12 +65,26 @@ WEB: list[dict[str, Any]] = [
     },
     {
         "Node": NODE,
-        "Service": {"ID": "web-3", "Service": "web", "Tags": [], "Meta": None, "Address": "10.0.0.3", "Port": 9003},
+        "Service": {
+            "ID": "web-3",
+            "Service": "web",
+            "Tags": [],
+            "Meta": None,
+            "Address": "10.0.0.3",
+            "Port": 9003,
+        },
         "Checks": [SERF, check("web-3-ttl", "critical")],
     },
     {
         "Node": NODE,
-        "Service": {"ID": "web-4", "Service": "web", "Tags": None, "Meta": {}, "Address": "10.0.0.4", "Port": 0},
+        "Service": {
+            "ID": "web-4",
+            "Service": "web",
+            "Tags": None,
+            "Meta": {},
+            "Address": "10.0.0.4",
+            "Port": 0,
+        },
         "Checks": [SERF],
     },
 ]
@@ -89,7 +103,11 @@ def indented(entries: object) -> bytes:
 def entry(node: dict[str, Any] | None = None, checks: object = (), **service: Any) -> dict[str, Any]:
     """An instance that is like others but for these fields."""
     base = {"ID": "web-1", "Service": "web", "Address": "10.0.0.1", "Port": 9001}
-    return {"Node": NODE | (node or {}), "Service": base | service, "Checks": list(checks) if checks == () else checks}
+    return {
+        "Node": NODE | (node or {}),
+        "Service": base | service,
+        "Checks": list(checks) if checks == () else checks,
+    }
 
 
 def one(what: object, *, elsewhere: bool = False) -> Endpoint:
@@ -194,7 +212,9 @@ def test_every_truncation_is_noticed() -> None:
                 Instances().read(whole[:length])
 
 
-@pytest.mark.parametrize("body", [b"", b"{}", b"null", b"7", b'"[]"', b"\xff\xfe", b"[" * 100_000, b"<html>", b"[[]"])
+@pytest.mark.parametrize(
+    "body", [b"", b"{}", b"null", b"7", b'"[]"', b"\xff\xfe", b"[" * 100_000, b"<html>", b"[[]"]
+)
 def test_what_is_no_list_is_refused(body: bytes) -> None:
     """A proxy's page, an object, bytes that are no text, brackets without end."""
     with pytest.raises(ValueError, match="not a JSON list of instances"):
@@ -202,7 +222,8 @@ def test_what_is_no_list_is_refused(body: bytes) -> None:
 
 
 def test_a_text_that_looks_like_the_seam_between_entries_is_no_seam() -> None:
-    """Quotes are escaped inside texts, and newlines: whoever registers an instance can't forge a second one."""
+    """Quotes are escaped inside texts, and newlines: whoever registers an instance can't forge a second
+    one."""
     forged = '},{"Node":{"Address":"10.6.6.6"},"Service":{"Port":1}\n    },\n    {\n'
     for write in (compact, indented):
         endpoints, dropped = Instances().read(write([entry(Meta={"x": forged}), entry(Address="10.0.0.2")]))
@@ -247,7 +268,8 @@ def test_the_address_is_the_services_else_the_nodes(
 def test_from_another_datacenter_the_wan_address_counts(
     service: dict[str, Any], node: dict[str, Any], address: str
 ) -> None:
-    """In the order of Consul's BestAddress (agent/structs): WAN of the service, service, WAN of the node, node."""
+    """In the order of Consul's BestAddress (agent/structs): WAN of the service, service, WAN of the node,
+    node."""
     assert one(entry(node, **service), elsewhere=True).address == address
 
 
@@ -310,7 +332,8 @@ def test_weights_are_consuls(weights: object, expected: tuple[int, int]) -> None
 
 
 def test_labels_are_the_tags_and_over_them_the_meta() -> None:
-    """A tag `k=v` is a label, any other one is a label that is there; meta is the more deliberate statement."""
+    """A tag `k=v` is a label, any other one is a label that is there; meta is the more deliberate
+    statement."""
     tags = ["primary", "version=v1", "url=http://x?a=b", "=odd", "empty="]
     assert one(entry(Tags=tags, Meta={"version": "v2", "primary": "no"})).labels == {
         "primary": "no",
@@ -323,7 +346,9 @@ def test_labels_are_the_tags_and_over_them_the_meta() -> None:
 
 def test_equal_labels_are_one_text_in_memory() -> None:
     """Ten thousand instances have the same few versions."""
-    a, b = Instances().read(compact([entry(Meta={"version": "2024.11"}), entry(ID="b", Port=2, Meta={"version": "2024.11"})]))[0]
+    a, b = Instances().read(
+        compact([entry(Meta={"version": "2024.11"}), entry(ID="b", Port=2, Meta={"version": "2024.11"})])
+    )[0]
     assert a.labels["version"] is b.labels["version"]
     assert a.locality is b.locality
 
@@ -338,7 +363,11 @@ def test_equal_labels_are_one_text_in_memory() -> None:
         ({}, {"Datacenter": ""}, ""),
         ({}, {"Meta": {"region": "eu", "zone": "eu-a"}}, "eu/eu-a"),
         ({}, {"Meta": {"zone": "eu-a", "subzone": "r7"}}, "dc1/eu-a/r7"),
-        ({"Meta": {"region": "us", "zone": "us-b", "subzone": "r1"}}, {"Meta": {"region": "eu"}}, "us/us-b/r1"),
+        (
+            {"Meta": {"region": "us", "zone": "us-b", "subzone": "r1"}},
+            {"Meta": {"region": "eu"}},
+            "us/us-b/r1",
+        ),
         ({"Meta": {"zone": "a"}}, {}, "dc1/a"),
         ({"Meta": {"zone": "a"}}, {"Meta": {"region": "eu", "zone": "b"}}, "eu/a"),
         ({"Meta": {"proxyless_zone": "p", "zone": "a"}}, {}, "dc1/p"),
@@ -350,8 +379,11 @@ def test_equal_labels_are_one_text_in_memory() -> None:
         ({"Locality": {"Region": "", "Zone": ""}, "Meta": {"region": "us"}}, {"Locality": None}, "us"),
     ],
 )
-def test_the_locality_is_the_first_that_is_said(service: dict[str, Any], node: dict[str, Any], locality: str) -> None:
-    """Consul's own (1.17 on), then ours, then plain meta, the service before the node; the datacenter is the region."""
+def test_the_locality_is_the_first_that_is_said(
+    service: dict[str, Any], node: dict[str, Any], locality: str
+) -> None:
+    """Consul's own (1.17 on), then ours, then plain meta, the service before the node; the datacenter is the
+    region."""
     assert str(one(entry(node, **service)).locality) == locality
 
 
@@ -438,10 +470,23 @@ JSON = st.recursive(
 )
 FIELDS = st.dictionaries(
     st.sampled_from(
-        ["ID", "Address", "Port", "Meta", "Tags", "Weights", "TaggedAddresses", "Locality", "Datacenter", "SocketPath"]
+        [
+            "ID",
+            "Address",
+            "Port",
+            "Meta",
+            "Tags",
+            "Weights",
+            "TaggedAddresses",
+            "Locality",
+            "Datacenter",
+            "SocketPath",
+        ]
     ),
     JSON
-    | st.fixed_dictionaries({}, optional={k: JSON for k in ("wan", "Passing", "Warning", "Region", "region", "zone")})
+    | st.fixed_dictionaries(
+        {}, optional={k: JSON for k in ("wan", "Passing", "Warning", "Region", "region", "zone")}
+    )
     | st.fixed_dictionaries({"wan": st.fixed_dictionaries({"Address": JSON, "Port": JSON})}),
 )
 ENTRY = JSON | st.fixed_dictionaries(
@@ -479,7 +524,13 @@ def test_anything_else_raises_value_error_and_nothing_else(value: Any) -> None:
 def test_a_thousand_instances_take_little_memory() -> None:
     """At most 1.3 KB each beside the entry's own text, of which there is no second copy."""
     entries = [
-        entry({"Node": f"n{i}"}, ID=f"web-{i}", Port=1000 + i, Tags=["v1", "grpc"], Meta={"version": "v1", "build": f"{i}"})
+        entry(
+            {"Node": f"n{i}"},
+            ID=f"web-{i}",
+            Port=1000 + i,
+            Tags=["v1", "grpc"],
+            Meta={"version": "v1", "build": f"{i}"},
+        )
         for i in range(1000)
     ]
     body = compact(entries)

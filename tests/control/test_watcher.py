@@ -16,7 +16,9 @@ Agent: TypeAlias = "Callable[[float, dict[str, str]], tuple[Answer | Exception, 
 WAIT = 30.0
 
 
-def said(index: object, body: str = "", *, status: int = 200, transfer: float = 0.0, **headers: str) -> Answer:
+def said(
+    index: object, body: str = "", *, status: int = 200, transfer: float = 0.0, **headers: str
+) -> Answer:
     return Answer(status, {"x-consul-index": str(index), **headers}, body.encode(), transfer)
 
 
@@ -138,7 +140,9 @@ def test_after_an_error_the_index_is_forgotten() -> None:
 @pytest.mark.parametrize("status", [400, 403, 429, 500, 503, 301])
 def test_the_index_of_an_error_is_never_adopted(status: int) -> None:
     """Errors carry X-Consul-Index: 1 and mean nothing by it."""
-    agent = script((said(70, "a"), 0), (said(1, "oops", status=status), 0), (said(70, "a"), 0), (said(70, "a"), 31))
+    agent = script(
+        (said(70, "a"), 0), (said(1, "oops", status=status), 0), (said(70, "a"), 0), (said(70, "a"), 31)
+    )
     stage = Stage(agent).run(30)
     assert [params.get("index") for _, params, _ in stage.asked] == [None, "70", None, "70"]
     assert [f"{status} 'oops'" in reason for _, reason in stage.failed] == [True]
@@ -154,8 +158,11 @@ def test_an_index_that_went_backwards_is_dropped_with_its_answer() -> None:
 
 
 def test_an_early_answer_with_the_same_index_is_read_again_without_one() -> None:
-    """A restored snapshot answers the watch so, with the old data: measured, the next such watch was blind."""
-    agent = script((said(38, "new"), 0), (said(38, "new"), 0.005), (said(8, "old"), 0), (said(8, "old"), WAIT))
+    """A restored snapshot answers the watch so, with the old data: measured, the next such watch was
+    blind."""
+    agent = script(
+        (said(38, "new"), 0), (said(38, "new"), 0.005), (said(8, "old"), 0), (said(8, "old"), WAIT)
+    )
     stage = Stage(agent).run(5)
     assert [params.get("index") for _, params, _ in stage.asked] == [None, "38", None, "8"]
     assert stage.bodies == ["new", "old"]
@@ -272,7 +279,8 @@ def test_two_hundred_edits_in_a_row_are_each_seen_at_once() -> None:
 
 
 def test_a_write_storm_settles_at_two_queries_a_second() -> None:
-    """A hundred changes a second for two minutes: the burst is spent, the last one is seen within a second."""
+    """A hundred changes a second for two minutes: the burst is spent, the last one is seen within a
+    second."""
     writes = [(i * 0.01, 10 + i, f"v{i}") for i in range(12_000)]
     at, index, body = 0, 0, ""
 
@@ -311,9 +319,15 @@ def test_waking_for_nothing_is_paid_from_a_smaller_purse() -> None:
         pytest.param(lambda _at, _params: (said(0, "a"), 0.001), id="pinned at 0"),
         pytest.param(lambda _at, _params: (said(1, "a"), 0.001), id="pinned at 1, never blocking"),
         pytest.param(lambda _at, _params: (said(1 << 63, "a"), 0.001), id="pinned at 2^63, never blocking"),
-        pytest.param(lambda at, _params: (said(50 if at % 0.02 < 0.01 else 100, "a"), 0.003), id="back and forth"),
-        pytest.param(lambda _at, params: (said(int(params.get("index", 9)) - 1, "a"), 0.001), id="ever backwards"),
-        pytest.param(lambda _at, params: (said(int(params.get("index", 9)) + 1, "a"), 0.001), id="ever forwards"),
+        pytest.param(
+            lambda at, _params: (said(50 if at % 0.02 < 0.01 else 100, "a"), 0.003), id="back and forth"
+        ),
+        pytest.param(
+            lambda _at, params: (said(int(params.get("index", 9)) - 1, "a"), 0.001), id="ever backwards"
+        ),
+        pytest.param(
+            lambda _at, params: (said(int(params.get("index", 9)) + 1, "a"), 0.001), id="ever forwards"
+        ),
         pytest.param(lambda _at, _params: (said("", "a"), 0.001), id="none"),
     ],
 )
@@ -375,7 +389,9 @@ def test_whoever_asks_is_told_again_after_a_while() -> None:
 def test_whoever_asks_is_told_again_when_the_index_moves() -> None:
     """The same answer at another index may mean something else."""
     wishes: list[float | None] = [math.inf, None]
-    stage = Stage(history((0, 7, "[]"), (50, 9, "[]"), (60, 11, "[]")), deliver=lambda _: wishes.pop(0)).run(80)
+    stage = Stage(history((0, 7, "[]"), (50, 9, "[]"), (60, 11, "[]")), deliver=lambda _: wishes.pop(0)).run(
+        80
+    )
     assert [(round(at), news.index) for at, news in stage.told] == [(0, 7), (50, 9)]
 
 
@@ -413,6 +429,8 @@ def test_a_bucket_gives_credit_and_wants_it_back() -> None:
         ({"x-consul-lastcontact": "never"}, False),
     ],
 )
-def test_an_answer_is_fragile_when_its_server_has_lost_its_leader(headers: dict[str, str], fragile: bool) -> None:
+def test_an_answer_is_fragile_when_its_server_has_lost_its_leader(
+    headers: dict[str, str], fragile: bool
+) -> None:
     """No known leader, or none heard of for more than ten seconds."""
     assert Answer(200, headers, b"").fragile is fragile

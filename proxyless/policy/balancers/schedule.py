@@ -6,10 +6,11 @@ ties go to whoever was put in first (`source/common/upstream/edf_scheduler.h`).
 
 from __future__ import annotations
 
+from bisect import bisect_right
 from collections.abc import Callable, Sequence
 from functools import reduce
 from heapq import heapify, heappop, heappush, heapreplace
-from itertools import count
+from itertools import accumulate, count
 from math import gcd
 
 LONGEST = 65536
@@ -49,8 +50,12 @@ class Schedule:
     __slots__ = ("_heap", "_serial")
 
     def __init__(self, weights: Sequence[float], rng: Callable[[], float]) -> None:
-        # A random phase: the first pick falls on each member with the chance of its weight, nearly.
-        self._heap = [(rng() / weight, index, index) for index, weight in enumerate(weights)]
+        # As if it had run for ever: one member is due just now, each with the chance of its weight, and the
+        # others are anywhere in their own turn. Random phases alone would begin with 1/4 at only 1/6.
+        first = bisect_right(list(accumulate(weights)), rng() * sum(weights))
+        self._heap = [
+            (0.0 if index == first else rng() / weight, index, index) for index, weight in enumerate(weights)
+        ]
         heapify(self._heap)
         self._serial = count(len(self._heap))
 

@@ -1,0 +1,57 @@
+"""`proxyless delete`: take a document away, if no other one needs it and nobody has just changed it."""
+
+from __future__ import annotations
+
+import sys
+from typing import Annotated
+
+import typer
+
+from proxyless.cli import screen
+from proxyless.cli.failures import Failure, Misuse
+from proxyless.cli.options import Format, Output, Source, Which
+from proxyless.cli.screen import GOOD
+
+Yes = Annotated[bool, typer.Option("--yes", "-y", help="Don't ask.")]
+
+
+def delete(which: Which, yes: Yes = False, source: Source = None, output: Output = Format.table) -> None:
+    """Delete a document; its service goes on with the defaults."""
+    from proxyless.cli.documents import key_of, kv
+    from proxyless.cli.get import _missing
+    from proxyless.cli.review import broken_by_deleting, related
+    from proxyless.control.loop import decode
+    from proxyless.control.store import Change, Conflict
+
+    with kv(source, "deleted") as store:
+        there = store.documents()
+        key = key_of(which)
+        if key not in there:
+            raise _missing(which, store.name, there)
+        broken = broken_by_deleting(key, there)
+        if broken:
+            raise Failure(f"{key} was not deleted, for others need it:", *broken, "change these first")
+        version = there[key].version
+        if not yes:
+            _ask(which, key, version, store.name)
+        values = {other: value for other, raw in there.items() if (value := decode(raw)[0]) is not None}
+        beside = {other: there[other].version for other in sorted(related([key], values)) if other in there}
+        try:
+            store.write([Change(key, None, version)], beside)
+        except Conflict as conflict:
+            raise Failure(
+                f"{' and '.join(conflict.keys) or key} was changed by somebody else in this very moment; nothing was deleted",
+                f"look at it: proxyless get {which}",
+            ) from None
+    if output is Format.json:
+        screen.as_json({"document": key, "action": "deleted", "version": version})
+    else:
+        screen.line(f"{key:<32}  ", ("deleted", GOOD), f" (it was version {version})")
+
+
+def _ask(which: str, key: str, version: str, name: str) -> None:
+    if not sys.stdin.isatty():
+        raise Misuse(f"{key} was not deleted: there is nobody to ask here", "say --yes if you mean it")
+    screen.note(f"`proxyless get {which} > {which}.yaml` keeps a copy")
+    if not typer.confirm(f"Delete {key} (version {version}) at {name}?", err=True):
+        raise Failure("nothing was deleted")

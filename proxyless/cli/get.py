@@ -1,0 +1,84 @@
+"""`proxyless get`: a document as it is kept, so that it can be edited and applied again; or a list of them all."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from proxyless.cli import screen
+from proxyless.cli.failures import Failure
+from proxyless.cli.options import Format, Output, Source
+from proxyless.cli.screen import BAD, GOOD, NONE
+
+if TYPE_CHECKING:
+    from proxyless.control import RawDocument
+
+Wanted = Annotated[
+    str | None,
+    typer.Argument(metavar="[SERVICE|mesh]", help="Whose document to print; without it, list them all."),
+]
+
+
+def get(which: Wanted = None, source: Source = None, output: Output = Format.table) -> None:
+    """Print a document as it is kept, or list all of them."""
+    from proxyless.cli.documents import key_of, stored
+
+    name, documents = stored(source)
+    if which is None:
+        _list(name, [_described(raw) for _, raw in sorted(documents.items())], output)
+        return
+    raw = documents.get(key_of(which))
+    if raw is None:
+        raise _missing(which, name, documents)
+    if output is Format.json:
+        screen.as_json({**_described(raw), "text": _text(raw)})
+    else:
+        screen.raw(_text(raw))
+
+
+def _list(name: str, described: Sequence[Mapping[str, Any]], output: Format) -> None:
+    if output is Format.json:
+        screen.as_json(described)
+    elif described:
+        rows = [
+            (
+                one["document"],
+                one["version"] or NONE,
+                str(one["bytes"]),
+                ("valid", GOOD) if not one["errors"] else (f"INVALID: {one['errors'][0]}", BAD),
+            )
+            for one in described
+        ]
+        screen.table(("DOCUMENT", "VERSION", "BYTES", "STATE"), rows)
+    else:
+        screen.line(f"there is no document at {name}; every service has the defaults")
+
+
+def _described(raw: RawDocument) -> dict[str, Any]:
+    from proxyless.control.loop import decode
+
+    _, findings = decode(raw)
+    size = len(raw.text.encode() if isinstance(raw.text, str) else raw.text)
+    return {
+        "document": raw.key,
+        "version": raw.version,
+        "origin": raw.origin,
+        "bytes": size,
+        "errors": [str(finding) for finding in findings],
+    }
+
+
+def _text(raw: RawDocument) -> str:
+    return raw.text if isinstance(raw.text, str) else raw.text.decode("utf-8", "backslashreplace")
+
+
+def _missing(which: str, name: str, documents: Mapping[str, RawDocument]) -> Failure:
+    known = sorted(key.removeprefix("services/") for key in documents)
+    near = difflib.get_close_matches(which, known, n=1)
+    hint = (
+        f'did you mean "{near[0]}"?' if near else f"documents are there for: {', '.join(known) or 'nothing'}"
+    )
+    return Failure(f"there is no document for {which} at {name}; without one it has the defaults", hint)

@@ -1,0 +1,29 @@
+"""`proxyless validate`: check files of documents without any server, for editors, hooks and pipelines."""
+
+from __future__ import annotations
+
+import typer
+
+from proxyless.cli import screen
+from proxyless.cli.options import Files, Format, Output
+from proxyless.cli.screen import GOOD
+
+
+def validate(files: Files, output: Output = Format.table) -> int:
+    """Check documents without any server; all findings at once."""
+    from proxyless.cli.files import drafts
+    from proxyless.cli.review import review
+
+    given = drafts(files)
+    found = review(given)
+    for assumed in found.assumed:
+        screen.note(assumed)
+    if output is Format.json:
+        screen.as_json({"documents": [draft.key for draft in given], "findings": found.findings})
+    elif found.findings:
+        for finding in found.findings:
+            screen.line(finding)
+    else:
+        number = len(given)
+        screen.line(("valid", GOOD), f": {number} document{'' if number == 1 else 's'}")
+    return int(bool(found.findings))

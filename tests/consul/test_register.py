@@ -1,0 +1,424 @@
+"""`register()` against a real Consul: in, looked after, and out again before the server stops."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import grpc
+import pytest
+from grpc_health.v1 import health, health_pb2, health_pb2_grpc
+
+import proxyless
+from tests.agent import ACL_HCL, CHECKOUT, ROOT_TOKEN, ConsulAgent
+
+SERVING = health_pb2.HealthCheckResponse.SERVING
+NOT_SERVING = health_pb2.HealthCheckResponse.NOT_SERVING
+
+
+@pytest.fixture(autouse=True)
+def environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nothing that the machine has set steers these tests."""
+    for name in ("PROXYLESS_SOURCE", "PROXYLESS_LOCALITY", "CONSUL_HTTP_TOKEN", "CONSUL_HTTP_TOKEN_FILE"):
+        monkeypatch.delenv(name, raising=False)
+
+
+@pytest.fixture
+def agent(consul: ConsulAgent, monkeypatch: pytest.MonkeyPatch) -> ConsulAgent:
+    """The module's agent, as the environment names it."""
+    monkeypatch.setenv("CONSUL_HTTP_ADDR", consul.address)
+    return consul
+
+
+@contextlib.contextmanager
+def serving(*, started: bool = True) -> Iterator[tuple[grpc.Server, int]]:
+    """A gRPC server on loopback, and its port."""
+    with ThreadPoolExecutor(4) as pool:
+        server = grpc.server(pool)
+        port = server.add_insecure_port("127.0.0.1:0")
+        if started:
+            server.start()
+        try:
+            yield server, port
+        finally:
+            server.stop(None)
+
+
+def until(true: Callable[[], Any], within: float = 10.0) -> Any:
+    """What `true` says as soon as it is something."""
+    deadline = time.monotonic() + within
+    while not (found := true()):
+        assert time.monotonic() < deadline, f"not within {within} s"
+        time.sleep(0.01)
+    return found
+
+
+def status(port: int, service: str = "") -> Any:
+    """What the server's health service says, or the code of the call's failure."""
+    with grpc.insecure_channel(f"127.0.0.1:{port}") as channel:
+        try:
+            question = health_pb2.HealthCheckRequest(service=service)
+            return health_pb2_grpc.HealthStub(channel).Check(question, timeout=5).status
+        except grpc.RpcError as e:
+            return e.code()
+
+
+def test_a_server_is_passing_at_once_with_all_that_was_said_of_it(agent: ConsulAgent) -> None:
+    """As soon as the server is started its entry counts, with meta, tags, weights and locality, and a gRPC
+    check."""
+    with serving(started=False) as (server, port):
+        said = {"meta": {"version": "v2"}, "tags": ["blue"], "weight": 10, "locality": "eu/eu-a"}
+        with proxyless.register(server, "full", port=port, drain=0.0, **said) as registration:
+            assert agent.health("full", passing=False) == []  # nobody could call it yet
+            server.start()
+            assert registration.ready(timeout=5)
+            (entry,) = agent.health("full")
+    service = entry["Service"]
+    assert (service["ID"], service["Address"], service["Port"]) == (f"full-127.0.0.1-{port}", "127.0.0.1", port)
+    assert service["Meta"] == {"version": "v2", "proxyless_locality": "eu/eu-a"}
+    assert service["Tags"] == ["blue"]
+    assert service["Weights"] == {"Passing": 10, "Warning": 10}
+    assert [check["Type"] for check in entry["Checks"] if check["ServiceID"]] == ["grpc"]
+
+
+def test_consuls_own_check_asks_the_server(agent: ConsulAgent) -> None:
+    """The entry is critical when the server's health says so, and passing again when it does."""
+    with serving(started=False) as (server, port):
+        own = health.HealthServicer()
+        health_pb2_grpc.add_HealthServicer_to_server(own, server)
+        server.start()
+        with proxyless.register(server, "asked", port=port, health=own, interval=1.0, drain=0.0) as registration:
+            assert registration.ready(timeout=5)
+            own.set("asked", NOT_SERVING)
+            until(lambda: not agent.health("asked"))
+            own.set("asked", SERVING)
+            until(lambda: agent.health("asked"))
+
+
+def test_it_leaves_before_it_stops(agent: ConsulAgent) -> None:
+    """At the end health says no, then the entry goes, and calls are still answered until everybody knows."""
+    with serving(started=False) as (server, port):
+        registration = proxyless.register(server, "leaving", port=port, drain=1.0)
+        server.start()
+        assert registration.ready(timeout=5)
+        assert (status(port), status(port, "leaving")) == (SERVING, SERVING)
+        closing = threading.Thread(target=registration.close)
+        closing.start()
+        until(lambda: not agent.health("leaving", passing=False), within=0.5)
+        assert (status(port), status(port, "leaving")) == (NOT_SERVING, NOT_SERVING)
+        closing.join()
+        assert status(port) is grpc.StatusCode.UNAVAILABLE
+        registration.close()  # once more does nothing
+
+
+def test_a_server_of_two_services_stops_with_the_last(agent: ConsulAgent) -> None:
+    """Each has an entry and a health of its own; the server ends when both have left."""
+    with serving() as (server, port):
+        with proxyless.register(server, "first", port=port, drain=0.0) as first:
+            with proxyless.register(server, "second", port=port, drain=0.0) as second:
+                assert first.ready(timeout=5)
+                assert second.ready(timeout=5)
+            assert agent.health("second", passing=False) == []
+            assert len(agent.health("first")) == 1
+            assert (status(port), status(port, "first"), status(port, "second")) == (SERVING, SERVING, NOT_SERVING)
+        assert status(port) is grpc.StatusCode.UNAVAILABLE
+
+
+def test_what_a_crash_left_behind_is_replaced(agent: ConsulAgent) -> None:
+    """A predecessor's critical entry at the same address does not make its successor wait for a check."""
+    with serving() as (server, port):
+        old = agent.register("crashed", port, id=f"crashed-127.0.0.1-{port}", status="critical")
+        with proxyless.register(server, "crashed", port=port, interval=60.0, drain=0.0) as registration:
+            assert registration.ready(timeout=5)
+            (entry,) = agent.health("crashed")
+            assert entry["Service"]["ID"] == old
+
+
+def test_a_health_service_that_does_not_know_it_is_named(
+    agent: ConsulAgent, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A server that has a health service of its own, and was registered without it, is not called healthy."""
+    monkeypatch.setattr("proxyless.server.presence.PATIENCE", 0.1)
+    with serving(started=False) as (server, port):
+        health_pb2_grpc.add_HealthServicer_to_server(health.HealthServicer(), server)
+        server.start()
+        with proxyless.register(server, "unknown", port=port, drain=0.0) as registration:
+            (entry,) = until(lambda: agent.health("unknown", passing=False))
+            assert not registration.ready(timeout=0)
+            assert "critical" in [check["Status"] for check in entry["Checks"]]
+            until(lambda: "give it to register(health=…)" in caplog.text)
+
+
+def test_an_agent_that_forgot_it_is_told_again(
+    consul_bin: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An agent that comes back empty has the entry again within one look."""
+    with ConsulAgent(consul_bin, tmp_path) as agent, serving() as (server, port):
+        monkeypatch.setenv("CONSUL_HTTP_ADDR", agent.address)
+        with proxyless.register(server, "again", port=port, interval=0.2, drain=0.0) as registration:
+            assert registration.ready(timeout=5)
+            agent.restart()
+            until(lambda: agent.health("again"))
+        assert agent.health("again", passing=False) == []
+
+
+def test_a_consul_that_is_down_is_waited_for(
+    consul_bin: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The server serves meanwhile; one line says what is missing, and the entry comes when Consul does."""
+    agent = ConsulAgent(consul_bin, tmp_path)
+    monkeypatch.setenv("CONSUL_HTTP_ADDR", agent.address)
+    with serving() as (server, port), agent:
+        agent.kill9()
+        with proxyless.register(server, "patient", port=port, drain=0.0) as registration:
+            assert not registration.ready(timeout=0.7)
+            assert status(port, "patient") == SERVING
+            agent.start()
+            assert registration.ready(timeout=5)
+            assert len(agent.health("patient")) == 1
+    (warning,) = [r.getMessage() for r in caplog.records if r.levelno >= logging.WARNING]
+    assert warning.startswith("patient is not registered yet, trying on: consul://127.0.0.1:")
+    assert "connection refused" in warning
+
+
+def test_a_consul_that_hangs_does_not_keep_the_server_from_ending(
+    consul_bin: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The deregistration is given up after seconds, with a line that says what happens to the entry."""
+    monkeypatch.setattr("proxyless.control.registry.ANSWER_WITHIN", 0.5)
+    with ConsulAgent(consul_bin, tmp_path) as agent, serving() as (server, port):
+        monkeypatch.setenv("CONSUL_HTTP_ADDR", agent.address)
+        registration = proxyless.register(server, "hanging", port=port, drain=0.0)
+        assert registration.ready(timeout=5)
+        agent.pause()
+        started = time.monotonic()
+        registration.close()
+        assert time.monotonic() - started < 3.0
+    assert "could not be deregistered; its health check will end it" in caplog.text
+
+
+def test_a_token_needs_no_more_than_service_write(
+    consul_bin: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """With that right alone it is registered and deregistered; without it the refusal is logged, without the
+    token."""
+    with ConsulAgent(consul_bin, tmp_path, hcl=[ACL_HCL], token=ROOT_TOKEN) as agent, serving() as (server, port):
+        monkeypatch.setenv("CONSUL_HTTP_ADDR", agent.address)
+        enough = agent.create_token('service "allowed" { policy = "write" }')
+        monkeypatch.setenv("CONSUL_HTTP_TOKEN", enough)
+        options = {"port": port, "address": "127.0.0.1", "interval": 0.2, "drain": 0.0}
+        with proxyless.register(server, "forbidden", **options) as refused:
+            with proxyless.register(server, "allowed", **options) as registration:
+                assert registration.ready(timeout=5)
+                assert len(agent.health("allowed")) == 1
+            assert agent.health("allowed", passing=False) == []
+            assert not refused.ready(timeout=0)
+        assert "forbidden is not registered yet" in caplog.text
+        assert "needs service:write" in caplog.text
+        assert enough not in caplog.text
+
+
+async def test_a_server_on_asyncio_lives_the_same_life(agent: ConsulAgent) -> None:
+    """`async with`: passing once it is started, gone from Consul before it stops, and the loop never waits."""
+    server = grpc.aio.server()
+    port = server.add_insecure_port("127.0.0.1:0")
+    late = 0.0
+
+    async def tick() -> None:
+        nonlocal late
+        while True:
+            before = time.monotonic()
+            await asyncio.sleep(0.01)
+            late = max(late, time.monotonic() - before)
+
+    ticking = asyncio.create_task(tick())
+    async with proxyless.register(server, "aio", port=port, meta={"version": "v2"}, drain=0.5) as registration:
+        await server.start()
+        assert await asyncio.to_thread(registration.ready, 5)
+        (entry,) = await asyncio.to_thread(agent.health, "aio")
+        assert entry["Service"]["Meta"] == {"version": "v2"}
+        closing = asyncio.create_task(registration.aclose())
+        await asyncio.to_thread(until, lambda: not agent.health("aio", passing=False), 0.4)
+        assert await asyncio.to_thread(status, port, "aio") == NOT_SERVING
+        await closing
+        assert await asyncio.to_thread(status, port) is grpc.StatusCode.UNAVAILABLE
+    ticking.cancel()
+    assert late < 0.3
+
+
+async def test_a_sync_server_in_an_asyncio_program_is_left_without_blocking_the_loop(agent: ConsulAgent) -> None:
+    """`async with` takes both kinds of server."""
+    with serving() as (server, port):
+        async with proxyless.register(server, "mixed", port=port, drain=0.2) as registration:
+            assert await asyncio.to_thread(registration.ready, 5)
+        assert agent.health("mixed", passing=False) == []
+
+
+SYNC = """
+import grpc, proxyless
+from concurrent.futures import ThreadPoolExecutor
+server = grpc.server(ThreadPoolExecutor(2))
+port = server.add_insecure_port("127.0.0.1:0")
+server.start()
+"""
+
+AIO = """
+import asyncio, grpc, proxyless, sys
+async def main(wait):
+    server = grpc.aio.server()
+    port = server.add_insecure_port("127.0.0.1:0")
+    async with proxyless.register(server, "ending", port=port, drain=0.1) as registration:
+        await server.start()
+        print(registration.ready(5), flush=True)
+        await wait(server)
+        print("stopped", flush=True)
+"""
+
+ENDS = {
+    "a with block": (
+        SYNC
+        + """
+with proxyless.register(server, "ending", port=port, drain=0.1) as registration:
+    print(registration.ready(5), flush=True)
+    server.wait_for_termination()
+    print("stopped", flush=True)
+print("not reached: the signal ends it, as it would without us", flush=True)
+""",
+        -signal.SIGTERM,
+        "True stopped",
+    ),
+    "two registrations and a main thread that sleeps": (
+        SYNC
+        + """
+import time
+both = [proxyless.register(server, name, port=port, drain=0.1) for name in ("ending", "ending-too")]
+print(all(registration.ready(5) for registration in both), flush=True)
+time.sleep(60)
+""",
+        -signal.SIGTERM,
+        "True",
+    ),
+    "a handler that was there before": (
+        SYNC
+        + """
+import signal, sys, time
+signal.signal(signal.SIGTERM, lambda *_: (print("mine", flush=True), sys.exit(7)))
+registration = proxyless.register(server, "ending", port=port, drain=0.1)
+print(registration.ready(5), flush=True)
+time.sleep(60)
+""",
+        7,
+        "True mine",
+    ),
+    "asyncio": (
+        AIO + "asyncio.run(main(lambda server: server.wait_for_termination()))",
+        -signal.SIGTERM,
+        "True stopped",
+    ),
+    "asyncio that does something else": (
+        AIO + "asyncio.run(main(lambda server: asyncio.sleep(60)))",
+        -signal.SIGTERM,
+        "True",
+    ),
+    "uvloop": (
+        AIO + "import uvloop; uvloop.run(main(lambda server: server.wait_for_termination()))",
+        -signal.SIGTERM,
+        "True stopped",
+    ),
+}
+
+
+@contextlib.contextmanager
+def running(program: str) -> Iterator[subprocess.Popen[str]]:
+    """A Python program whose first line of output says that it is registered."""
+    with subprocess.Popen(
+        [sys.executable, "-c", program], cwd=CHECKOUT, stdout=subprocess.PIPE, text=True
+    ) as process:
+        try:
+            assert process.stdout is not None
+            assert process.stdout.readline() == "True\n"
+            yield process
+        finally:
+            process.kill()
+
+
+@pytest.mark.parametrize(("program", "code", "says"), ENDS.values(), ids=ENDS)
+def test_sigterm_ends_a_program_after_it_has_left(
+    agent: ConsulAgent, program: str, code: int, says: str
+) -> None:
+    """The entry is gone first; then the process ends as it would have without us."""
+    if "uvloop" in program:
+        pytest.importorskip("uvloop")
+    with running(program) as process:
+        assert len(agent.health("ending")) == 1
+        process.send_signal(signal.SIGTERM)
+        rest = process.communicate(timeout=10)[0]
+    assert process.returncode == code
+    assert ["True", *rest.split()] == says.split()
+    assert agent.health("ending", passing=False) == []
+    assert agent.health("ending-too", passing=False) == []
+
+
+@pytest.mark.parametrize(
+    ("start", "end"),
+    [(SYNC, ""), (SYNC, "raise SystemExit(0)"), (AIO, "")],
+    ids=["its last line", "an exit", "a loop that ends"],
+)
+def test_the_end_of_the_program_is_the_end_of_its_entry(agent: ConsulAgent, start: str, end: str) -> None:
+    """A program that just ends, and never closed its registration, has left all the same."""
+    if start is SYNC:
+        program = start + "r = proxyless.register(server, 'ended', port=port)\nprint(r.ready(5), flush=True)\n" + end
+    else:
+        program = """
+import asyncio, grpc, proxyless
+async def main():
+    server = grpc.aio.server()
+    port = server.add_insecure_port("127.0.0.1:0")
+    await server.start()
+    registration = proxyless.register(server, "ended", port=port)
+    print(await asyncio.to_thread(registration.ready, 5), flush=True)
+asyncio.run(main())
+"""
+    with running(program) as process:
+        assert process.wait(timeout=10) == 0
+    assert agent.health("ended", passing=False) == []
+
+
+def test_a_forked_child_leaves_nothing_that_is_its_parents(agent: ConsulAgent) -> None:
+    """Neither its end, nor its close, nor a SIGTERM to it deregisters the parent."""
+    program = (
+        SYNC
+        + """
+import os, signal, sys, time
+registration = proxyless.register(server, "parent", port=port, drain=0.1)
+ready = registration.ready(5)
+def child(do):
+    pid = os.fork()
+    if pid:
+        return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+    do()
+    sys.exit(3)
+codes = [
+    child(lambda: None),
+    child(registration.close),
+    child(lambda: (os.kill(os.getpid(), signal.SIGTERM), time.sleep(5))),
+]
+print(ready, flush=True)
+print(*codes, flush=True)
+sys.stdin.readline()
+"""
+    )
+    with running(program) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline().split() == ["3", "3", str(-signal.SIGTERM)]
+        assert len(agent.health("parent")) == 1
