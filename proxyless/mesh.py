@@ -286,6 +286,8 @@ class Mesh:
         until = self._clock() + grace
         while self._clock() < until and any(node.inflight for node in self._nodes.all()):
             time.sleep(0.005)
+        for channel in list(self._channels):
+            channel.end_calls()
         self._subchannels.close()
 
     def __enter__(self) -> Mesh:

@@ -1,9 +1,9 @@
 """The mesh without a world: a clock that stands still, nodes that do as they are told, the fourth driver.
 
-The driver performs the effects of scripts (`proxyless/script.py`) in virtual time. `play` is one call, answered
-as the test says: a conversation. `Simulation` is any number of calls at once on one heap of events: time goes
-from event to event, so an hour of a retry storm costs what its events cost. Neither knows a filter; they drive
-whatever service they are given. `tests/worlds.py` makes what calls are made on.
+The driver performs the effects of scripts (`proxyless/script.py`) in virtual time. `play` is one call,
+answered as the test says: a conversation. `Simulation` is any number of calls at once on one heap of events:
+time goes from event to event, so an hour of a retry storm costs what its events cost. Neither knows a filter;
+they drive whatever service they are given. `tests/worlds.py` makes what calls are made on.
 """
 
 from __future__ import annotations

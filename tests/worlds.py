@@ -1,7 +1,7 @@
 """Something for calls to be made on: nodes, routes and snapshots, with as little said as a test needs.
 
-All of it is made by the real thing. A snapshot comes from documents through the reader and the compiler, so what
-a test drives in virtual time (`tests/fakes.py`) is what a program would drive.
+All of it is made by the real thing. A snapshot comes from documents through the reader and the compiler, so
+what a test drives in virtual time (`tests/fakes.py`) is what a program would drive.
 """
 
 from __future__ import annotations

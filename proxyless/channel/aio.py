@@ -192,21 +192,15 @@ class AioMeshChannel(grpc.aio.Channel):  # type: ignore[misc]
             raise ValueError(f"grace must be non-negative, got {grace}.")
         self._closed = True
         here = asyncio.get_running_loop()
-        calls = self._begun()
-        ours = [call for call in calls if call._loop is here]
+        ours = [call for call in self._begun() if call._loop is here]
         if grace and ours:
             tasks = [asyncio.ensure_future(call._complete()) for call in ours]
             _, late = await asyncio.wait(tasks, timeout=grace)
             for task in late:
                 task.cancel()
-        for call in calls:
-            if call._loop is here:
-                call.cancel()
-                continue
-            try:
-                call._loop.call_soon_threadsafe(call.cancel)
-            except RuntimeError:
-                pass  # its loop has ended, and it with the loop
+        for call in ours:
+            call.cancel()
+        self.end_calls()
 
     def _begun(self) -> list[Driven]:
         while True:
@@ -216,8 +210,16 @@ class AioMeshChannel(grpc.aio.Channel):  # type: ignore[misc]
                 continue
 
     def mesh_closed(self) -> None:
-        """The mesh this channel belongs to is closed: no new calls; those under way end with their connections."""
+        """The mesh this channel belongs to is being closed: no more calls. Those under way have its grace."""
         self._closed = True
+
+    def end_calls(self) -> None:
+        """That grace is over: cancel the calls that are left, each on its own loop."""
+        for call in self._begun():
+            try:
+                call._loop.call_soon_threadsafe(call.cancel)
+            except RuntimeError:
+                pass  # its loop has ended, and it with the loop
 
     async def __aenter__(self) -> AioMeshChannel:
         return self

@@ -12,6 +12,7 @@ from proxyless.channel import aio_intercept
 from proxyless.channel.aio_call import Driven
 from proxyless.channel.aio_stream import StreamStreamCall, UnaryStreamCall
 from proxyless.channel.aio_unary import StreamUnaryCall, UnaryUnaryCall
+from proxyless.channel.requests import aio_requests
 from proxyless.channel.wires import AioWires
 
 if TYPE_CHECKING:
@@ -42,6 +43,13 @@ class _Method:
         rpc = channel.rpc(self._method, timeout, metadata, wait_for_ready, self._replayable)
         loop = asyncio.get_running_loop()
         return self._call(channel, self._wires, rpc, request, credentials, compression, loop)
+
+    def _direct_stream(
+        self, request: Any, timeout: Any, metadata: Any, credentials: Any, wait_for_ready: Any, compression: Any
+    ) -> Any:
+        return _Method._direct(
+            self, aio_requests(request), timeout, metadata, credentials, wait_for_ready, compression
+        )
 
     def _around(
         self, request: Any, timeout: Any, metadata: Any, credentials: Any, wait_for_ready: Any, compression: Any
@@ -118,6 +126,7 @@ class StreamUnary(_Method, grpc.aio.StreamUnaryMultiCallable):  # type: ignore[m
 
     _arity = "stream_unary"
     _replayable = False
+    _direct = _Method._direct_stream
     _call = StreamUnaryCall
     _intercepted = staticmethod(aio_intercept.stream_unary)
 
@@ -139,6 +148,7 @@ class StreamStream(_Method, grpc.aio.StreamStreamMultiCallable):  # type: ignore
 
     _arity = "stream_stream"
     _replayable = False
+    _direct = _Method._direct_stream
     _call = StreamStreamCall
     _intercepted = staticmethod(aio_intercept.stream_stream)
 

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import asyncio
 import weakref
 from collections.abc import AsyncIterator
 from typing import Any
 
 import grpc
 
-from proxyless.channel.aio_call import Driven, ending
-from proxyless.channel.aio_unary import attempt
+from proxyless.channel.aio_call import Driven
+from proxyless.channel.aio_unary import attempt, write
 from proxyless.script import OPEN
 
 _MIXED = "The iterator and read/write APIs may not be mixed on a single RPC."
@@ -120,7 +119,7 @@ class StreamStreamCall(StreamResponse, grpc.aio.StreamStreamCall):  # type: igno
     """Streams both ways, under way: requests from an iterator, or message by message with `write`."""
 
     async def write(self, request: Any) -> None:
-        await (await attempt(self)).write(request)
+        await write(self, request)
 
     async def done_writing(self) -> None:
         await (await attempt(self)).done_writing()

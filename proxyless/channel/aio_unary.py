@@ -25,7 +25,7 @@ class StreamUnaryCall(Driven, grpc.aio.StreamUnaryCall):  # type: ignore[misc]
         return awaited(self)
 
     async def write(self, request: Any) -> None:
-        await (await attempt(self)).write(request)
+        await write(self, request)
 
     async def done_writing(self) -> None:
         await (await attempt(self)).done_writing()
@@ -39,3 +39,14 @@ async def attempt(call: Driven) -> Any:
         assert call._rest is not None
         await asyncio.wait((call._rest,))
     return call._native
+
+
+async def write(call: Driven, request: Any) -> None:
+    """Send one more request; where the attempt could not be connected and another follows, on that one."""
+    while True:
+        native = await attempt(call)
+        try:
+            return await native.write(request)  # type: ignore[no-any-return]
+        except (grpc.aio.AioRpcError, asyncio.InvalidStateError):
+            if not native.done() or not await call._goes_on_after(native):
+                raise

@@ -23,6 +23,7 @@ class Requests:
 
     def __init__(self, source: Any) -> None:
         self.source = source
+        self.iterator: Any = None
         self.lock: Any = threading.Lock()
         self.taken: list[Any] | None = []
         """All that was taken so far, in order; None once it is too much to be kept."""
@@ -73,7 +74,7 @@ class _AioReader(AsyncIterator[Any]):
             again = _given_again(requests, self._given)
             if again is _NEW:
                 try:
-                    again = await _next(requests.source)
+                    again = await _next(requests)
                 except BaseException as ending:
                     requests.failure = ending
                     raise
@@ -108,10 +109,13 @@ def _keep(requests: Requests, request: Any) -> None:
             requests.taken = None
 
 
-async def _next(source: Any) -> Any:
-    if isinstance(source, AsyncIterator):
-        return await source.__anext__()
-    for request in source:
+async def _next(requests: Requests) -> Any:
+    if requests.iterator is None:
+        source = requests.source
+        requests.iterator = aiter(source) if isinstance(source, AsyncIterable) else iter(source)
+    if isinstance(requests.iterator, AsyncIterator):
+        return await requests.iterator.__anext__()
+    for request in requests.iterator:
         return request
     raise StopAsyncIteration
 
@@ -146,6 +150,6 @@ def aio_requests(source: Any) -> Requests | None:
     """What `AioFeeding` takes, from what the caller gave."""
     if source is None:
         return None
-    requests = Requests(aiter(source) if isinstance(source, AsyncIterable) else iter(source))
+    requests = Requests(source)
     requests.lock = asyncio.Lock()
     return requests

@@ -65,6 +65,7 @@ class Subchannels:
     def __init__(self, timers: Timers) -> None:
         self.generation = 0
         self._timers = timers
+        self._closed = False
         self._lock = threading.Lock()
         self._channels: dict[tuple[Any, str, Connection, Profile], Any] = {}
 
@@ -93,6 +94,8 @@ class Subchannels:
         with self._lock:
             channel = self._channels.get(key)
             if channel is None:
+                if self._closed:
+                    raise ValueError("the mesh is closed: no endpoint can be connected any more")
                 options = profile.arguments(connection)
                 if profile.credentials is None:
                     channel = insecure(address, options, profile.compression)
@@ -121,7 +124,9 @@ class Subchannels:
         self._timers.after(LINGER, close)
 
     def close(self) -> None:
-        """Close everything, now."""
+        """Close everything, now and for good."""
+        self._closed = True
+        self._timers.close()
         self._close(lambda key: True)
 
     def renew(self) -> None:

@@ -134,10 +134,8 @@ class MeshChannel(grpc.Channel):  # type: ignore[misc]
         Connections stay with the mesh, for the other channels, and so a blocking call that waits in another
         thread ends by itself: grpcio gives us no handle on it.
         """
-        self._closed = True
-        for call in self._begun():
-            call.close()
-        self._connectivity.close()
+        self.mesh_closed()
+        self.end_calls()
 
     def _begun(self) -> list[Any]:
         while True:
@@ -152,8 +150,14 @@ class MeshChannel(grpc.Channel):  # type: ignore[misc]
         return self._closed
 
     def mesh_closed(self) -> None:
-        """The mesh this channel belongs to is closed, and the channel with it."""
-        self.close()
+        """The mesh this channel belongs to is being closed: no more calls. Those under way have its grace."""
+        self._closed = True
+        self._connectivity.close()
+
+    def end_calls(self) -> None:
+        """That grace is over: end the futures and streams that are left."""
+        for call in self._begun():
+            call.close()
 
     def _get_registered_call_handle(self, _method: str) -> int:
         """grpcio's experimental static API asks for this; the endpoint channels register methods themselves."""

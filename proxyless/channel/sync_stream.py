@@ -1,155 +1,27 @@
 """Calls with a stream of responses, for threads: the script sleeps while the caller iterates.
 
 Three parties touch such a call: the caller who pulls messages, grpcio's thread that reports the end of an
-attempt, and the garbage collector when the caller lets go. So the call is two objects. `_Progress` holds the
-script and is what callbacks keep alive; `StreamCall` is the caller's, and when it goes the attempt is
-cancelled and the script closed, as grpcio does with its own.
+attempt, and the garbage collector when the caller lets go. So the call is two objects: `StreamCall` is the
+caller's, `Progress` is what the others hold.
 """
 
 from __future__ import annotations
 
-import threading
 import weakref
 from typing import TYPE_CHECKING, Any
 
 import grpc
 
-from proxyless.channel import wire
-from proxyless.channel.sync_future import _CODES, LOCALLY_CANCELLED, _Waiter, call_back, trailers_of
+from proxyless.channel.requests import Requests
+from proxyless.channel.sync_future import _CODES, trailers_of
+from proxyless.channel.sync_progress import CANCELLED, Progress
 from proxyless.channel.wires import SyncWires
 from proxyless.errors import MeshRpcError
 from proxyless.model.codes import Code
-from proxyless.script import OK, OPEN, Outcome, Rpc, Send, Sleep, Wait
+from proxyless.script import Outcome, Rpc
 
 if TYPE_CHECKING:
     from proxyless.channel.sync import MeshChannel
-
-
-_CANCELLED = Outcome(Code.CANCELLED, LOCALLY_CANCELLED, refused="cancelled")
-
-
-class _Progress:
-    """How far the script has come. The lock is re-entrant: an attempt may end inside the call that starts it."""
-
-    def __init__(self, channel: MeshChannel, wires: SyncWires, rpc: Rpc, arguments: tuple[Any, Any, Any]) -> None:
-        self.channel = channel
-        self.wires = wires
-        self.rpc = rpc
-        self.arguments = arguments
-        self.script = channel.entry(rpc)
-        self.changed = threading.Condition(threading.RLock())
-        self.outcome: Outcome | None = None
-        self.committed = False
-        self.attempt = 0
-        self.callbacks: list[Any] = []
-        self.owner: weakref.ref[StreamCall] = lambda: None  # type: ignore[assignment]
-
-    def advance(self, reply: Any) -> None:
-        """Resume the script with `reply` and set going what it asks for next."""
-        with self.changed:
-            self._step(reply)
-        self.call_back()
-
-    def resume(self, reply: Any) -> None:
-        """The same in a thread that is not the caller's, where nothing may be raised."""
-        try:
-            self.advance(reply)
-        except BaseException as error:
-            self._break_off(error)
-
-    def _break_off(self, error: BaseException) -> None:
-        with self.changed:
-            self.finish(Outcome(Code.INTERNAL, f"the call could not be carried on: {error}", error=error))
-        self.call_back()
-
-    def _step(self, reply: Any) -> None:
-        if self.outcome is not None:
-            return
-        self.rpc.now = self.channel.clock()
-        try:
-            effect = self.script.send(reply)
-        except StopIteration as stop:
-            self.finish(stop.value)
-            return
-        if isinstance(effect, Send):
-            try:
-                self._begin_attempt()
-            except BaseException:  # a misuse that grpcio reports: the node must not stay engaged
-                self.script.close()
-                raise
-        elif isinstance(effect, Sleep):
-            self.channel.timers.after(effect.seconds, lambda: self.resume(None))
-        elif isinstance(effect, Wait):
-            _Waiter(self.channel, effect, self.resume)
-        # else Drain: the caller reads on, and the end of the attempt is what comes next
-
-    def _begin_attempt(self) -> None:
-        owner = self.owner()
-        if owner is None:
-            self.abandon()
-            return
-        rpc = self.rpc
-        request, credentials, compression = self.arguments
-        left = None if rpc.deadline is None else rpc.deadline - rpc.now
-        native = self.wires.of(rpc)(request, left, rpc.metadata, credentials, None, compression)
-        self.attempt += 1
-        number = self.attempt
-        owner.native = native
-        self.changed.notify_all()
-        # Callbacks live as long as the attempt: they must hold neither the caller's object nor grpcio's, or
-        # letting go of a stream would never end it.
-        native_ref = weakref.ref(native)
-        if not native.add_callback(lambda: self._attempt_over(number, native_ref)):
-            self._ended(number, native)
-
-    def _attempt_over(self, number: int, native_ref: Any) -> None:
-        """grpcio says so, in its own thread, which must not be given an exception."""
-        try:
-            with self.changed:
-                self._ended(number, native_ref())
-        except BaseException as error:
-            self._break_off(error)
-        self.call_back()
-
-    def _ended(self, number: int, native: Any) -> None:
-        if number != self.attempt or self.outcome is not None:
-            return
-        if native is None:
-            self.abandon()
-        else:
-            self._step(OK if native.code() is grpc.StatusCode.OK else self._failure(native))
-
-    def _failure(self, native: Any) -> Outcome:
-        outcome = wire.failure(native)
-        outcome.committed = self.committed
-        return outcome
-
-    def commit(self) -> None:
-        """The first message is here: nobody may try again from now on (gRFC A6)."""
-        with self.changed:
-            if not self.committed and self.outcome is None:
-                self.committed = True
-                self._step(OPEN)
-
-    def abandon(self, outcome: Outcome = _CANCELLED) -> None:
-        """The caller has gone: close the script, so that what stands in `finally` runs."""
-        with self.changed:
-            if self.outcome is None:
-                self.script.close()
-                self.finish(outcome)
-
-    def finish(self, outcome: Outcome) -> None:
-        """The script has returned, or will not be asked again."""
-        self.outcome = outcome
-        self.changed.notify_all()
-
-    def call_back(self) -> None:
-        """Tell who wanted to be told, if the call is over; without the lock, for they may do as they like."""
-        with self.changed:
-            if self.outcome is None or not self.callbacks:
-                return
-            callbacks, self.callbacks = self.callbacks, []
-        call_back(callbacks)
 
 
 class StreamCall(grpc.Call, grpc.Future):  # type: ignore[misc]
@@ -157,7 +29,7 @@ class StreamCall(grpc.Call, grpc.Future):  # type: ignore[misc]
 
     def __init__(self, channel: MeshChannel, wires: SyncWires, rpc: Rpc, arguments: tuple[Any, Any, Any]) -> None:
         self.native: Any = None
-        self._progress = progress = _Progress(channel, wires, rpc, arguments)
+        self._progress = progress = Progress(channel, wires, rpc, arguments)
         progress.owner = weakref.ref(self)
         try:
             progress.advance(None)
@@ -218,7 +90,7 @@ class StreamCall(grpc.Call, grpc.Future):  # type: ignore[misc]
     # -- grpc.Call and grpc.Future
 
     def cancel(self) -> bool:
-        return self._leave(_CANCELLED)
+        return self._leave(CANCELLED)
 
     def close(self) -> None:
         """The channel is closed, and its calls with it."""
@@ -377,3 +249,15 @@ class StreamStream(_StreamResponse, grpc.StreamStreamMultiCallable):  # type: ig
 
     _arity = "stream_stream"
     _replayable = False
+
+    def __call__(
+        self,
+        request_iterator: Any,
+        timeout: float | None = None,
+        metadata: Any = None,
+        credentials: Any = None,
+        wait_for_ready: bool | None = None,
+        compression: Any = None,
+    ) -> StreamCall:
+        requests = Requests(request_iterator)
+        return super().__call__(requests, timeout, metadata, credentials, wait_for_ready, compression)

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import grpc
 
 from proxyless.channel import wire
+from proxyless.channel.requests import Requests
 from proxyless.channel.sync_future import CallFuture
 from proxyless.channel.wires import SyncWires
 from proxyless.errors import MeshRpcError
@@ -20,6 +21,9 @@ from proxyless.script import OK, Outcome, Rpc, Send, Sleep, Wait
 
 if TYPE_CHECKING:
     from proxyless.channel.sync import MeshChannel
+
+LOOK = 0.2
+"""Seconds between looks whether the channel was closed, for a thread that waits for news: grpcio's own interval."""
 
 
 class _UnaryResponse:
@@ -121,6 +125,44 @@ class StreamUnary(_UnaryResponse, grpc.StreamUnaryMultiCallable):  # type: ignor
     _arity = "stream_unary"
     _replayable = False
 
+    # As above, with the first argument's own name: callers may give it by name.
+
+    def __call__(
+        self,
+        request_iterator: Any,
+        timeout: float | None = None,
+        metadata: Any = None,
+        credentials: Any = None,
+        wait_for_ready: bool | None = None,
+        compression: Any = None,
+    ) -> Any:
+        requests = Requests(request_iterator)
+        return super().__call__(requests, timeout, metadata, credentials, wait_for_ready, compression)
+
+    def with_call(
+        self,
+        request_iterator: Any,
+        timeout: float | None = None,
+        metadata: Any = None,
+        credentials: Any = None,
+        wait_for_ready: bool | None = None,
+        compression: Any = None,
+    ) -> Any:
+        requests = Requests(request_iterator)
+        return super().with_call(requests, timeout, metadata, credentials, wait_for_ready, compression)
+
+    def future(
+        self,
+        request_iterator: Any,
+        timeout: float | None = None,
+        metadata: Any = None,
+        credentials: Any = None,
+        wait_for_ready: bool | None = None,
+        compression: Any = None,
+    ) -> CallFuture:
+        requests = Requests(request_iterator)
+        return super().future(requests, timeout, metadata, credentials, wait_for_ready, compression)
+
 
 def error_of(outcome: Outcome) -> BaseException:
     """What the caller gets to see: the wire's own error unchanged, or our refusal."""
@@ -135,10 +177,12 @@ def await_snapshot(channel: MeshChannel, effect: Wait) -> Snapshot | None:
     channel.slot.subscribe(published.set)
     try:
         while channel.slot.current.version <= effect.version:
-            left = None if effect.until is None else effect.until - channel.clock()
-            if left is not None and left <= 0:
+            left = LOOK if effect.until is None else effect.until - channel.clock()
+            if left <= 0:
                 return None
-            published.wait(left)
+            if channel.closed:
+                raise MeshRpcError(Code.CANCELLED, "closed", "Channel closed!")
+            published.wait(min(left, LOOK))
             published.clear()
         return channel.slot.current
     finally:

@@ -27,14 +27,23 @@ class Timers:
         self._heap: list[tuple[float, int, Callable[[], None]]] = []
         self._wake = threading.Condition()
         self._thread: threading.Thread | None = None
+        self._closed = False
 
     def after(self, seconds: float, function: Callable[[], None]) -> None:
         """Call `function` in `seconds`. It must not block; what it raises is logged."""
         with self._wake:
+            if self._closed:
+                return
             heapq.heappush(self._heap, (self._clock() + seconds, next(self._serial), function))
             if self._thread is None:
                 self._thread = threading.Thread(target=self._run, name="proxyless-timers", daemon=True)
                 self._thread.start()
+            self._wake.notify()
+
+    def close(self) -> None:
+        """Do what is due, forget the rest, and let the thread end at once."""
+        with self._wake:
+            self._closed = True
             self._wake.notify()
 
     def renew(self) -> None:
@@ -47,6 +56,8 @@ class Timers:
         while True:
             with self._wake:
                 while not self._heap or self._heap[0][0] > self._clock():
+                    if self._closed:
+                        return
                     pause = self._heap[0][0] - self._clock() if self._heap else self.IDLE
                     if not self._wake.wait(pause) and not self._heap:
                         self._thread = None

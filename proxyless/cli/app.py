@@ -114,7 +114,7 @@ def _root(
 
 
 def prepare() -> None:
-    """What only a process of our own may do: a terminal that lacks a character gets its escape, not a traceback."""
+    """For a process of our own: a terminal that lacks a character gets its escape, not a traceback."""
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             with contextlib.suppress(ValueError, OSError):

@@ -1,7 +1,8 @@
-"""`proxyless apply`: check documents, by themselves and beside what is there, and write all of them or none."""
+"""`proxyless apply`: check documents, alone and beside what is there, and write all of them or none."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -12,8 +13,8 @@ from proxyless.cli.options import Files, Format, Output, Source
 from proxyless.cli.screen import DOUBTFUL, GOOD, QUIET
 
 if TYPE_CHECKING:
-    from proxyless.cli.files import Draft
-    from proxyless.control.store import Conflict
+    from proxyless.control import RawDocument
+    from proxyless.control.store import Change, KvStore
 
 DryRun = Annotated[bool, typer.Option("--dry-run", help="Check everything, write nothing.")]
 
@@ -28,10 +29,9 @@ def apply(
 ) -> None:
     """Check documents and write them to Consul, all of them or none."""
     from proxyless.cli.documents import kv
-    from proxyless.cli.files import drafts, has_endpoints
-    from proxyless.cli.review import related, review
-    from proxyless.control.loop import decode
-    from proxyless.control.store import NEW, Change, Conflict, TooMuch
+    from proxyless.cli.files import drafts, endpoint_names
+    from proxyless.cli.review import beside, review
+    from proxyless.control.store import NEW, Change
 
     with kv(source, "applied") as store:
         given = drafts(files)
@@ -39,81 +39,68 @@ def apply(
         found = review(given, there)
         for assumed in found.assumed:
             screen.note(assumed)
-        for path in [path for path in files if has_endpoints(path)]:
-            screen.note(
-                f"{path}: `endpoints` are for a file: source and are not written; Consul's come from its catalog"
-            )
+        for path in files:
+            if endpoint_names(path):
+                screen.note(
+                    f"{path}: `endpoints` are for a file: source and not written; Consul has a catalog"
+                )
         if found.findings:
-            raise Failure(f"nothing was written to {store.name}:", *found.findings)
+            raise Failure(f"nothing was written to {store.name}:", *map(str, found.findings))
         if not given:
             raise Failure("there is no document in these files, so nothing was written")
-        versions = {key: raw.version for key, raw in there.items()}
         changes = [
-            Change(draft.key, draft.text, versions.get(draft.key, NEW))
+            Change(draft.key, draft.text, there[draft.key].version if draft.key in there else NEW)
             for draft in given
-            if not _same(draft, there)
+            if draft.text != _kept(there.get(draft.key))
         ]
-        values = {
-            key: value for key, raw in there.items() if (value := decode(raw)[0]) is not None
-        } | found.values
-        beside = related((change.key for change in changes), values)
-        written: dict[str, str] = {}
+        written: Mapping[str, str] = {}
         if changes and not dry_run:
-            try:
-                written = store.write(
-                    changes, {key: versions[key] for key in sorted(beside) if key in versions}
-                )
-            except Conflict as conflict:
-                raise _conflict(conflict) from None
-            except TooMuch as much:
-                raise Failure(str(much)) from None
-        changed = {change.key: change.version for change in changes}
-        _tell(
-            [
-                {
-                    "document": draft.key,
-                    "file": str(draft.path),
-                    "action": _action(draft.key, changed),
-                    "version": written.get(draft.key)
-                    or (None if draft.key in changed else versions.get(draft.key)),
-                }
-                for draft in given
-            ],
-            dry_run=dry_run,
-            output=output,
-        )
+            written = write(store, changes, beside([change.key for change in changes], there, found.values))
+        before = {change.key: change.version for change in changes}
+        results = [
+            {
+                "document": draft.key,
+                "file": str(draft.path),
+                "action": {None: "unchanged", NEW: "created"}.get(before.get(draft.key), "changed"),
+                "version": written.get(draft.key) if draft.key in before else there[draft.key].version,
+            }
+            for draft in given
+        ]
+    _tell(results, dry_run=dry_run, output=output)
 
 
-def _same(draft: Draft, there: Any) -> bool:
-    raw = there.get(draft.key)
+def write(store: KvStore, changes: Sequence[Change], beside: Mapping[str, str]) -> Mapping[str, str]:
+    """Write; what Consul has against it becomes a Failure that says what to do."""
+    from proxyless.control.store import Conflict, TooMuch
+
+    try:
+        return store.write(changes, beside)
+    except Conflict as conflict:
+        raise Failure(
+            f"{' and '.join(conflict.keys) or 'one of the documents'} was changed by somebody else "
+            "in this very moment; nothing was written",
+            "look at what is there now (proxyless get, proxyless diff -f FILE), then do it again",
+        ) from None
+    except TooMuch as much:
+        raise Failure(str(much)) from None
+
+
+def _kept(raw: RawDocument | None) -> bytes | None:
     if raw is None:
-        return False
-    text = raw.text.encode() if isinstance(raw.text, str) else raw.text
-    return bool(text == draft.text)
-
-
-def _action(key: str, changed: dict[str, str]) -> str:
-    if key not in changed:
-        return "unchanged"
-    return "created" if changed[key] == "0" else "changed"
+        return None
+    return raw.text.encode() if isinstance(raw.text, str) else raw.text
 
 
 def _tell(results: list[dict[str, Any]], *, dry_run: bool, output: Format) -> None:
     if output is Format.json:
         screen.as_json({"dry_run": dry_run, "documents": results})
         return
+    width = max(len(one["document"]) for one in results)
     for one in results:
         version = f" (version {one['version']})" if one["version"] else ""
         would = "would be " if dry_run and one["action"] != "unchanged" else ""
-        screen.line(f"{one['document']:<32}  ", (f"{would}{one['action']}", _STYLES[one["action"]]), version)
+        screen.line(
+            f"{one['document']:<{width}}   ", (f"{would}{one['action']}", _STYLES[one["action"]]), version
+        )
     if dry_run:
         screen.note("a dry run: all is valid, and nothing was written")
-
-
-def _conflict(conflict: Conflict) -> Failure:
-    keys = " and ".join(conflict.keys) or "one of the documents"
-    return Failure(
-        f"{keys} was changed by somebody else in this very moment; nothing was written",
-        "look at what is there now: proxyless diff -f FILE",
-        "then apply again",
-    )

@@ -17,36 +17,29 @@ Yes = Annotated[bool, typer.Option("--yes", "-y", help="Don't ask.")]
 
 def delete(which: Which, yes: Yes = False, source: Source = None, output: Output = Format.table) -> None:
     """Delete a document; its service goes on with the defaults."""
-    from proxyless.cli.documents import key_of, kv
-    from proxyless.cli.get import _missing
-    from proxyless.cli.review import broken_by_deleting, related
-    from proxyless.control.loop import decode
-    from proxyless.control.store import Change, Conflict
+    from proxyless.cli.apply import write
+    from proxyless.cli.documents import key_of, kv, missing
+    from proxyless.cli.review import beside, broken_by_deleting
+    from proxyless.control.store import Change
 
     with kv(source, "deleted") as store:
         there = store.documents()
         key = key_of(which)
         if key not in there:
-            raise _missing(which, store.name, there)
+            raise missing(which, store.name, there)
         broken = broken_by_deleting(key, there)
         if broken:
-            raise Failure(f"{key} was not deleted, for others need it:", *broken, "change these first")
+            raise Failure(
+                f"{key} was not deleted, for others need it:", *map(str, broken), "change these first"
+            )
         version = there[key].version
         if not yes:
             _ask(which, key, version, store.name)
-        values = {other: value for other, raw in there.items() if (value := decode(raw)[0]) is not None}
-        beside = {other: there[other].version for other in sorted(related([key], values)) if other in there}
-        try:
-            store.write([Change(key, None, version)], beside)
-        except Conflict as conflict:
-            raise Failure(
-                f"{' and '.join(conflict.keys) or key} was changed by somebody else in this very moment; nothing was deleted",
-                f"look at it: proxyless get {which}",
-            ) from None
+        write(store, [Change(key, None, version)], beside([key], there, {}))
     if output is Format.json:
         screen.as_json({"document": key, "action": "deleted", "version": version})
     else:
-        screen.line(f"{key:<32}  ", ("deleted", GOOD), f" (it was version {version})")
+        screen.line(f"{key}   ", ("deleted", GOOD), f" (it was version {version})")
 
 
 def _ask(which: str, key: str, version: str, name: str) -> None:

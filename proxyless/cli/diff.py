@@ -1,16 +1,16 @@
-"""`proxyless diff`: what apply would change, line by line. Like diff, it ends with 1 if there is a difference."""
+"""`proxyless diff`: what apply would change, line by line. Like diff, it ends with 1 if that is anything."""
 
 from __future__ import annotations
 
 import difflib
 from typing import Any
 
-import typer
-
 from proxyless.cli import screen
 from proxyless.cli.failures import Failure
 from proxyless.cli.options import Files, Format, Output, Source
 from proxyless.cli.screen import QUIET, TITLE
+
+_STYLES = {"+": "green", "-": "red", "@": "cyan"}
 
 
 def diff(files: Files, source: Source = None, output: Output = Format.table) -> int:
@@ -26,7 +26,7 @@ def diff(files: Files, source: Source = None, output: Output = Format.table) -> 
 
         raise Failure(
             "these files can't be read:",
-            *(located(draft, found) for draft in broken for found in draft.raw.findings),
+            *(str(located(draft, found)) for draft in broken for found in draft.raw.findings),
         )
     results = []
     for draft in given:
@@ -47,18 +47,13 @@ def _decoded(text: str | bytes) -> str:
 
 
 def _lines(before: str | None, after: str, from_: str, to: str) -> list[str]:
-    """A unified diff. Of texts in two languages, one JSON and one YAML, both are compared as canonical JSON."""
-    if before is not None and before != after and _is_json(before) != _is_json(after):
+    """A unified diff. If one text is JSON and the other YAML, both are compared as canonical JSON."""
+    if before == after:
+        return []
+    if before is not None and _is_json(before) != _is_json(after):
         before, after = _canonical(before), _canonical(after)
-    made = difflib.unified_diff((before or "").splitlines(), after.splitlines(), from_, to, lineterm="")
-    lines = list(made)
-    if not lines and before != after:
-        return [
-            f"--- {from_}",
-            f"+++ {to}",
-            "  (the same but for its last line end, or for how it is written)",
-        ]
-    return lines
+    lines = difflib.unified_diff((before or "").splitlines(), after.splitlines(), from_, to, lineterm="")
+    return list(lines) or [f"--- {from_}", f"+++ {to}", "  (the same, written differently)"]
 
 
 def _is_json(text: str) -> bool:
@@ -77,9 +72,5 @@ def _show(one: dict[str, Any]) -> None:
     if not one["diff"]:
         screen.line((f"{one['document']}: no difference", QUIET))
     for text in one["diff"]:
-        style = (
-            TITLE
-            if text.startswith(("---", "+++"))
-            else {"+": "green", "-": "red", "@": "cyan"}.get(text[:1], "")
-        )
+        style = TITLE if text.startswith(("---", "+++")) else _STYLES.get(text[:1], "")
         screen.line((text, style))

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import difflib
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 
-from proxyless.cli.failures import Misuse
+from proxyless.cli.failures import Failure, Misuse
 from proxyless.cli.files import drafts
 from proxyless.cli.session import Address, address, guarded, unreachable
 from proxyless.control import MESH_KEY, SERVICES, RawDocument
@@ -54,7 +55,7 @@ def stored(source: str | None) -> tuple[str, Mapping[str, RawDocument]]:
             return store.name, store.documents()
     if where.scheme != "file":
         raise Misuse(
-            f"{where} is the source of a plug-in, and documents can't be read from it here; see `proxyless status`"
+            f"{where} is a plug-in's, and documents can't be read from it here; see `proxyless status`"
         )
     if not where.path.exists():
         raise unreachable(where, "no such file or folder")
@@ -70,3 +71,13 @@ def stored(source: str | None) -> tuple[str, Mapping[str, RawDocument]]:
             raw.key, text, raw.version, raw.origin, raw.data, raw.lines, raw.findings
         )
     return str(where), made
+
+
+def missing(which: str, name: str, documents: Mapping[str, RawDocument]) -> Failure:
+    """That there is no such document, and which there are."""
+    known = sorted(key.removeprefix(SERVICES) for key in documents)
+    near = difflib.get_close_matches(which, known, n=1)
+    hint = (
+        f'did you mean "{near[0]}"?' if near else f"there are documents for: {', '.join(known) or 'nothing'}"
+    )
+    return Failure(f"there is no document for {which} at {name}, so the defaults hold", hint)

@@ -1,10 +1,8 @@
-"""`proxyless endpoints`: where calls can go, by destination; and where they can't, what Consul has instead."""
+"""`proxyless endpoints`: where calls can go; and where they can't, what Consul has instead."""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
-
-import typer
 
 from proxyless.cli import screen
 from proxyless.cli.names import check_known

@@ -1,4 +1,4 @@
-"""How a command ends when it can't do what it was asked: a sentence, what to do about it, and an exit code."""
+"""How a command ends that can't do what it was asked: a sentence, what to do about it, an exit code."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ OK, FINDINGS, USAGE, UNREACHABLE = 0, 1, 2, 3
 
 
 class Failure(Exception):
-    """Something was found: exit code 1. `advice` are the lines after the first: what to look at, what to type."""
+    """Something was found: exit code 1. `advice` is told below it: what to look at, what to type."""
 
     code = FINDINGS
 

@@ -40,7 +40,7 @@ class Draft:
 
 
 def drafts(paths: Sequence[Path]) -> list[Draft]:
-    """Every document in `paths`; of a folder, in its YAML and JSON files. Raises Misuse for a file that isn't there."""
+    """Every document in `paths`; of a folder, in its files. Raises Misuse for one that can't be read."""
     return [draft for path in paths for file in _files(path) for draft in _read(file)]
 
 
@@ -53,11 +53,6 @@ def endpoint_names(path: Path) -> list[str]:
         if isinstance(endpoints, dict):
             names |= endpoints.keys()
     return sorted(names)
-
-
-def has_endpoints(path: Path) -> bool:
-    """Whether there are endpoints in it, which only a `file:` source serves."""
-    return bool(endpoint_names(path))
 
 
 def canonical(data: Any) -> bytes:
@@ -142,13 +137,29 @@ class _Heard:
         """A file has no doubts."""
 
 
-def located(draft: Draft, finding: Finding) -> str:
-    """`file:line: path: reason; hint`: as compilers say it, so that editors jump there."""
+@dataclass(frozen=True, slots=True)
+class Located:
+    """A finding, and where it is: a file, or a document that is kept elsewhere."""
+
+    where: str
+    line: int | None
+    path: str
+    reason: str
+    hint: str = ""
+
+    def __str__(self) -> str:
+        """`file:line: path: reason; hint`: as compilers say it, so that editors jump there."""
+        place = self.where if self.line is None else f"{self.where}:{self.line}"
+        what = f"{self.path}: {self.reason}" if self.path else self.reason
+        return f"{place}: {what}{f'; {self.hint}' if self.hint else ''}"
+
+
+def located(draft: Draft, finding: Finding) -> Located:
+    """`finding`, with its path from the top of the file, and its line even where only the path was known."""
     path = finding.path
     if draft.within:
         outer = render_path(draft.within)
         path = f"{outer}{'' if path.startswith('[') or not path else '.'}{path}"
     lines = {render_path(where): line for where, line in (draft.raw.lines or {}).items()}
-    line = finding.line or lines.get(finding.path) or 1
-    what = f"{path}: {finding.reason}" if path else finding.reason
-    return f"{draft.path}:{line}: {what}{f'; {finding.hint}' if finding.hint else ''}"
+    line = finding.line or lines.get(finding.path) or lines.get("", 1)
+    return Located(str(draft.path), line, path, finding.reason, finding.hint)

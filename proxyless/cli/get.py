@@ -1,15 +1,13 @@
-"""`proxyless get`: a document as it is kept, so that it can be edited and applied again; or a list of them all."""
+"""`proxyless get`: a document as it is kept, to be edited and applied again; or a list of them all."""
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from proxyless.cli import screen
-from proxyless.cli.failures import Failure
 from proxyless.cli.options import Format, Output, Source
 from proxyless.cli.screen import BAD, GOOD, NONE
 
@@ -24,7 +22,7 @@ Wanted = Annotated[
 
 def get(which: Wanted = None, source: Source = None, output: Output = Format.table) -> None:
     """Print a document as it is kept, or list all of them."""
-    from proxyless.cli.documents import key_of, stored
+    from proxyless.cli.documents import key_of, missing, stored
 
     name, documents = stored(source)
     if which is None:
@@ -32,7 +30,7 @@ def get(which: Wanted = None, source: Source = None, output: Output = Format.tab
         return
     raw = documents.get(key_of(which))
     if raw is None:
-        raise _missing(which, name, documents)
+        raise missing(which, name, documents)
     if output is Format.json:
         screen.as_json({**_described(raw), "text": _text(raw)})
     else:
@@ -73,12 +71,3 @@ def _described(raw: RawDocument) -> dict[str, Any]:
 
 def _text(raw: RawDocument) -> str:
     return raw.text if isinstance(raw.text, str) else raw.text.decode("utf-8", "backslashreplace")
-
-
-def _missing(which: str, name: str, documents: Mapping[str, RawDocument]) -> Failure:
-    known = sorted(key.removeprefix("services/") for key in documents)
-    near = difflib.get_close_matches(which, known, n=1)
-    hint = (
-        f'did you mean "{near[0]}"?' if near else f"documents are there for: {', '.join(known) or 'nothing'}"
-    )
-    return Failure(f"there is no document for {which} at {name}; without one it has the defaults", hint)

@@ -1,4 +1,4 @@
-"""The services that a source knows by name: those with a document, those in Consul's catalog, those in the file."""
+"""The names that a source knows: services with a document, in Consul's catalog, or in the file."""
 
 from __future__ import annotations
 

@@ -34,7 +34,7 @@ Files: TypeAlias = Annotated[
         "--file",
         "-f",
         metavar="FILE",
-        help="A service's document, the mesh's, or a bundle of them (mesh:, services:); also a folder. Repeatable.",
+        help="A service's document, the mesh's, or a bundle (mesh:, services:); also a folder. Repeatable.",
     ),
 ]
 Labels: TypeAlias = Annotated[

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from importlib.metadata import entry_points
 from typing import Any, NoReturn
 
-from proxyless.cli.files import Draft, located
+from proxyless.cli.files import Draft, Located, located
 from proxyless.control import MESH_KEY, SERVICES, RawDocument
 from proxyless.control.compiler import Compiler, World
 from proxyless.control.loop import decode
@@ -26,14 +26,14 @@ Value = ServiceDocument | MeshDocument
 class Review:
     """What was found. `values` are the drafts that are good by themselves, by key."""
 
-    findings: list[str] = field(default_factory=list)
+    findings: list[Located] = field(default_factory=list)
     values: dict[str, Value] = field(default_factory=dict)
     assumed: list[str] = field(default_factory=list)
     """What could not be checked, in words."""
 
 
 def review(drafts: Sequence[Draft], stored: Mapping[str, RawDocument] | None = None) -> Review:
-    """Check `drafts`; beside the `stored` documents, or with None beside each other, trusting what is not there."""
+    """Check `drafts` beside the `stored` documents; with None beside each other, trusting the rest."""
     made = Review()
     by_key: dict[str, Draft] = {}
     for draft in drafts:
@@ -54,20 +54,25 @@ def review(drafts: Sequence[Draft], stored: Mapping[str, RawDocument] | None = N
     return made
 
 
-def broken_by_deleting(key: str, stored: Mapping[str, RawDocument]) -> list[str]:
+def broken_by_deleting(key: str, stored: Mapping[str, RawDocument]) -> list[Located]:
     """What would no longer be valid without the document `key`."""
     before = _decoded(stored, [])
     after = {other: value for other, value in before.items() if other != key}
     return _newly_wrong(before, after, ())
 
 
-def related(keys: Iterable[str], values: Mapping[str, Value]) -> set[str]:
-    """The documents that those of `keys` refer to, and those that refer to them."""
-    keys = set(keys)
-    refers = {key: _references(value) for key, value in values.items()}
-    there = {other for key in keys for other in refers.get(key, ())}
-    back = {key for key, others in refers.items() if others & keys}
-    return (there | back) - keys
+def beside(
+    keys: Iterable[str], stored: Mapping[str, RawDocument], values: Mapping[str, Value]
+) -> dict[str, str]:
+    """The stored documents that a change of `keys` was judged by, with versions: referred to, referring.
+
+    `values` are the documents as they will be, where they differ from the stored ones.
+    """
+    changed = set(keys)
+    refers = {key: _references(value) for key, value in {**_decoded(stored, []), **values}.items()}
+    there = {other for key in changed for other in refers.get(key, ())}
+    back = {key for key, others in refers.items() if others & changed}
+    return {key: stored[key].version for key in sorted((there | back) - changed) if key in stored}
 
 
 def _references(value: Value) -> set[str]:
@@ -81,9 +86,9 @@ def _beside_each_other(made: Review, by_key: Mapping[str, Draft]) -> None:
     world = _trusting(made.values, lambda owner: True)
     for key, others in _subsets(made.values).items():
         made.assumed += [
-            f"{by_key[key].path}: the subset {subset} of {owner.removeprefix(SERVICES)} is not checked: that document is "
-            "in none of these files"
-            for owner, subset in others
+            f"{by_key[key].path}: the subset {subset} of {owner.removeprefix(SERVICES)} is not checked: "
+            "that document is in none of these files"
+            for owner, subset in dict.fromkeys(others)
             if owner not in by_key
         ]
     for key, findings in _check(world).items():
@@ -116,7 +121,7 @@ def _subsets(values: Mapping[str, Value]) -> dict[str, list[tuple[str, str]]]:
 
 
 def _trusting(values: Mapping[str, Value], trusted: Callable[[str], bool]) -> dict[str, Value]:
-    """`values`, and for every owner that is `trusted` but not among them a document with the subsets named of it."""
+    """`values`, and for each `trusted` owner that is not among them a document with what is named of it."""
     world = dict(values)
     for others in _subsets(values).values():
         for owner, subset in others:
@@ -127,13 +132,15 @@ def _trusting(values: Mapping[str, Value], trusted: Callable[[str], bool]) -> di
     return world
 
 
-def _newly_wrong(before: Mapping[str, Value], after: Mapping[str, Value], but: Iterable[str]) -> list[str]:
-    """What is wrong with the documents that are not touched, and was not before: the touched ones break them."""
+def _newly_wrong(
+    before: Mapping[str, Value], after: Mapping[str, Value], touched: Iterable[str]
+) -> list[Located]:
+    """What is wrong with documents that are not touched, and was not before: the touched ones break them."""
     earlier = _check(before)
     return [
-        f"{key} would become invalid: {finding}"
+        Located(key, None, finding.path, f"would become invalid: {finding.reason}", finding.hint)
         for key, findings in _check(after).items()
-        if key not in but
+        if key not in touched
         for finding in findings
         if finding not in earlier.get(key, ())
     ]
@@ -153,7 +160,7 @@ def _decoded(stored: Mapping[str, RawDocument], said: list[str]) -> dict[str, Va
 
 
 def _check(values: Mapping[str, Value]) -> Mapping[str, Sequence[Finding]]:
-    """What only shows when documents stand beside each other: the compiler's first step, with nothing to compile."""
+    """What only shows when documents stand side by side: the compiler's first step, and no more."""
     services = {
         key.removeprefix(SERVICES): value
         for key, value in values.items()

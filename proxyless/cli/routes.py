@@ -14,8 +14,6 @@ if TYPE_CHECKING:
     from proxyless.model.matches import Match
     from proxyless.model.snapshot import PlannedRoute, ServiceTable
 
-import typer
-
 
 def routes(service: OneService = None, source: Source = None, output: Output = Format.table) -> int:
     """The routes in effect: the first that matches a call is followed."""

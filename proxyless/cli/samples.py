@@ -21,7 +21,7 @@ from proxyless.policy.matcher import joined
 def draw(
     snapshot: Snapshot, service: str, method: str, metadata: Iterable[tuple[str, str]], number: int, seed: int
 ) -> dict[str, Any]:
-    """`number` calls, none of them made: how many took which route to which endpoint, the most frequent first."""
+    """`number` calls, none of them made: how many took which route to which endpoint."""
     rng = random.Random(seed).random
     headers = joined(metadata)
     plan = snapshot.services[service].plan(method, service)

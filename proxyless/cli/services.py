@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import typer
-
 from proxyless.cli import screen
 from proxyless.cli.names import registered
 from proxyless.cli.options import Format, Output, Source

@@ -92,9 +92,7 @@ class View:
         if self.trouble:
             note(f"{self.name} is not answering: {self.trouble}")
             if self.from_disk:
-                note(
-                    "this is the last good state that an earlier process wrote to disk; clients go on with the same"
-                )
+                note("this is what an earlier process wrote to disk; clients go on with the like")
             return 3
         return int(findings)
 
@@ -146,7 +144,7 @@ def look(
 
 
 def _every(where: Address, status: Mapping[str, Any]) -> list[str]:
-    """Every service with a document. In a file those with nothing but endpoints too: a catalog may have thousands."""
+    """Every service with a document; of a file, where they are few, those with endpoints alone too."""
     if where.scheme != "file":
         return documented(status)
     from proxyless.cli.files import endpoint_names
@@ -205,7 +203,10 @@ def _named(where: Address) -> str:
     if where.named_by:
         other = "" if where.named_by == "--source" else "; --source names another"
         return f"the source was named by {where.named_by}{other}"
-    return "no source was named, so it is the agent on this machine; --source, PROXYLESS_SOURCE or CONSUL_HTTP_ADDR name another"
+    return (
+        "no source was named, so the agent on this machine was asked; "
+        "--source, PROXYLESS_SOURCE or CONSUL_HTTP_ADDR name another"
+    )
 
 
 def _shown(text: str, where: Address) -> str:

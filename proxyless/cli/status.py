@@ -1,12 +1,10 @@
-"""`proxyless status`: all that a client would know, good news and bad: the first command at three in the morning."""
+"""`proxyless status`: all that a client would know. The first command at three in the morning."""
 
 from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping
 from typing import Any
-
-import typer
 
 from proxyless.cli import screen
 from proxyless.cli.endpoints import shown, state_style
@@ -67,7 +65,7 @@ def _verdict(document: dict[str, Any]) -> Cell:
     if document["document"].startswith("services/"):
         # What a client that knew an earlier version does, this one can't know: it has only just begun.
         return (
-            "INVALID; a client that starts now refuses its calls, one that knew a good version goes on with it",
+            "INVALID; a client that starts now refuses its calls, one that has a good version goes on",
             BAD,
         )
     return "INVALID; it has no effect", BAD

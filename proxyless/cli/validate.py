@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import typer
+from dataclasses import asdict
 
 from proxyless.cli import screen
 from proxyless.cli.options import Files, Format, Output
@@ -19,10 +19,11 @@ def validate(files: Files, output: Output = Format.table) -> int:
     for assumed in found.assumed:
         screen.note(assumed)
     if output is Format.json:
-        screen.as_json({"documents": [draft.key for draft in given], "findings": found.findings})
+        findings = [asdict(finding) for finding in found.findings]
+        screen.as_json({"documents": [draft.key for draft in given], "findings": findings})
     elif found.findings:
         for finding in found.findings:
-            screen.line(finding)
+            screen.line(str(finding))
     else:
         number = len(given)
         screen.line(("valid", GOOD), f": {number} document{'' if number == 1 else 's'}")

@@ -1,5 +1,4 @@
-"""Consul as the source: a watch on the documents in KV, and one on the health of every service that is
-called.
+"""Consul as the source: a watch on the documents in KV, and one on the health of each service that is called.
 
 Each watch is a daemon thread with a client of its own, for a blocked read can only be ended by closing its
 connection. What Consul says is passed on when it can be believed (`consul_documents`, `consul_endpoints`);
@@ -27,8 +26,7 @@ from proxyless.model.topology import Endpoint, Watched
 DOCUMENTS: Final = "documents"
 
 CLOSE_WITHIN: Final = 0.08
-"""Closed connections end their reads in less than 1 ms; only a connection that is being opened takes
-longer."""
+"""A closed connection ends its read in less than 1 ms; only one that is being opened takes longer."""
 
 Params = Sequence[tuple[str, str]]
 
@@ -231,8 +229,7 @@ class ConsulSource:
         return [("stale", "")] if self._settings.stale else []
 
     def _is_elsewhere(self, datacenter: str, client: ConsulClient) -> bool:
-        """Whether that is another datacenter than the agent's own. What is named is, if the agent won't
-        tell."""
+        """Whether it is another one than the agent's own. If the agent won't say, what is named is another."""
         if not self._own_datacenter:
             answer = client.read("agent/self")
             if answer.status == OK:

@@ -61,9 +61,8 @@ class Documents:
             return self._none(news)
         if news.answer.status == ABSENT and self._forbidden():
             # Not the same as no documents: there may be, and calls must not go where they forbid.
-            raise Unanswered(
-                f"the token may not read {self._prefix}/ in KV; {self._grant()}", FLOORS[FORBIDDEN]
-            )
+            why = f"the token may not read {self._prefix}/ in KV; {self._grant()}"
+            raise Unanswered(why, FLOORS[FORBIDDEN])
         return self._some({}, unreadable, fragile=False)
 
     def _some(self, documents: dict[str, RawDocument], unreadable: str, *, fragile: bool) -> float | None:
@@ -72,9 +71,7 @@ class Documents:
         if fragile and missing:
             # A server without a leader: what it has is true, what it has not may be new to it.
             documents |= {key: self._known[key] for key in missing}
-            self.doubt = (
-                "documents are missing from the answer of a server that has lost its leader; they stay"
-            )
+            self.doubt = "documents are missing from the answer of a server without a leader; they stay"
         else:
             self.doubt = unreadable
         self._known = documents
@@ -85,27 +82,21 @@ class Documents:
         self._vanishing.told(news)
         if self._forbidden():
             self.doubt = (
-                f"the token may no longer read {self._prefix}/ in KV; all documents stay; {self._grant()}"
+                f"the token may no longer read {self._prefix}/ in KV; documents stay; {self._grant()}"
             )
             self._vanishing.impossible()
             return LATER
         if self._vanishing.unmoved(news):
-            self.doubt = (
-                "all documents are gone though nothing was deleted (the index is as before); they stay"
-            )
+            self.doubt = "all documents are gone, but nothing was deleted (the index is as before); they stay"
             return UNTIL_IT_MOVES
         sure = self._ask(self.path, "recurse", "consistent")
         if sure.status not in (OK, ABSENT):
-            raise Unanswered(
-                f"that all documents are gone could not be confirmed: Consul answered {sure.status}"
-            )
+            raise Unanswered(f"all documents are gone, which Consul won't confirm: it answered {sure.status}")
         documents, unreadable = self._read(sure)
         if documents:
             return self._some(documents, unreadable, fragile=False)
         if not self._vanishing.grown and (left := self._vanishing.remaining()):
-            self.doubt = (
-                "all documents are gone after Consul was restarted or out of reach; they stay for a while"
-            )
+            self.doubt = "all documents are gone since Consul was restarted or away; they stay for a while"
             return left
         return self._some({}, unreadable, fragile=False)
 
@@ -113,17 +104,14 @@ class Documents:
         """Asked for one key by name, Consul does say that it is not to be read."""
         answer = self._ask(f"{self.path}{MESH_KEY}")
         if answer.status not in (OK, FORBIDDEN, ABSENT):
-            raise Unanswered(
-                f"whether {self._prefix}/ may be read is unknown: Consul answered {answer.status}"
-            )
+            raise Unanswered(f"Consul won't say if {self._prefix}/ may be read: it answered {answer.status}")
         return answer.status == FORBIDDEN
 
     def _grant(self) -> str:
         return f'grant it key_prefix "{self._prefix}/" {{ policy = "read" }}'
 
     def _read(self, answer: Answer) -> tuple[dict[str, RawDocument], str]:
-        """The documents in an answer, and what of it can't be read; raises ValueError if that is all of
-        it."""
+        """The documents in an answer, and what in it can't be read; raises ValueError if nothing can."""
         documents: dict[str, RawDocument] = {}
         unreadable = ""
         for entry in _entries(answer):

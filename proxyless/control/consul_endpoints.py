@@ -1,5 +1,4 @@
-"""Endpoints out of Consul's health endpoint: how much of an answer is believed, above all that nobody is
-left.
+"""Endpoints out of Consul's health endpoint: how much of an answer is believed, above all an empty one.
 
 `[]` is what Consul says when the last instance is deregistered, and also when the token may no longer see the
 service or its nodes, when the agent was restarted a second ago, and when a node flaps.
@@ -19,11 +18,10 @@ from proxyless.model.topology import Endpoint
 
 
 class Endpoints:
-    """What is believed of the answers to one watch on `service`; `tell` hears the endpoints and what was
-    dropped.
+    """What is believed of the answers to one watch on `service`; `tell` hears of it, and of what was dropped.
 
-    `elsewhere` is asked once, before the first answer is read. `doubt` says what is not believed at present,
-    or "".
+    `elsewhere` is asked once, before the first answer is read: whether the service is in another datacenter.
+    `doubt` says what is not believed at present, or "".
     """
 
     def __init__(
@@ -74,9 +72,7 @@ class Endpoints:
             there = {endpoint.address for endpoint in endpoints}
             missing = [endpoint for endpoint in self._known if endpoint.address not in there]
         if missing:
-            self.doubt = (
-                "instances are missing from the answer of a server that has lost its leader; they stay"
-            )
+            self.doubt = "instances are missing from the answer of a server without a leader; they stay"
         self._known = endpoints + missing
         self._tell(self._known, dropped)
         return SOON if missing else None
@@ -84,27 +80,21 @@ class Endpoints:
     def _none(self, news: News, instances: Instances) -> float | None:
         self._vanishing.told(news)
         if grounds := self._impossible(news):
-            self.doubt = (
-                f"no instance is listed any more, but {grounds}; the known ones stay; {self._grant()}"
-            )
+            self.doubt = f"no instance is listed any more, but {grounds}; they stay; {self._grant()}"
             self._vanishing.impossible()
             return UNTIL_IT_MOVES
         sure = self._ask(self.path)
         if sure.status != OK:
-            raise Unanswered(
-                f"that no instance is left could not be confirmed: Consul answered {sure.status}"
-            )
+            raise Unanswered(f"no instance is left, which Consul won't confirm: it answered {sure.status}")
         endpoints, dropped = instances.read(sure.body)
         if endpoints or dropped:
             return self._some(endpoints, dropped, fragile=sure.fragile)
         if hidden := self._hidden():
-            self.doubt = f"{hidden}; the known instances stay"
+            self.doubt = f"{hidden}; those that are known stay"
             self._vanishing.impossible()
             return LATER
         if left := self._vanishing.remaining():
-            self.doubt = (
-                "no instance is listed any more; the known ones stay for a while: it may be a mistake"
-            )
+            self.doubt = "no instance is listed any more, which may be a mistake; they stay for a while"
             return left
         return self._some([], [], fragile=False)
 

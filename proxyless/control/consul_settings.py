@@ -17,7 +17,7 @@ from typing import Final
 from urllib.parse import parse_qsl, urlsplit
 
 DEFAULT_PREFIX: Final = "proxyless/v1"
-HTTP_PORT, HTTPS_PORT = 8500, 8501
+HTTP_PORT, HTTPS_PORT, HIGHEST_PORT = 8500, 8501, 65535
 
 _PARAMETERS: Final = ("prefix", "dc", "ns", "partition", "token_file", "stale", "entries", "snapshot")
 _TOKEN_NAMES: Final = ("token", "acl_token", "http_token", "x-consul-token")
@@ -44,8 +44,7 @@ class ConsulSettings:
     """Let any server answer, not just the leader: as quick, and it survives the leader's loss."""
     token: str = field(default="", repr=False)
     token_file: str = ""
-    """Read before every request, so that a token can be replaced while we run; wins over `token`, as it does
-    in Consul's own clients."""
+    """Read before every request, so a token can be replaced while we run. Wins over `token`, as in api.go."""
     ca_cert: str = ""
     client_cert: str = ""
     client_key: str = ""
@@ -73,8 +72,7 @@ class ConsulSettings:
 
     @classmethod
     def parse(cls, url: str = "consul://", environ: Mapping[str, str] | None = None) -> ConsulSettings:
-        """Read a source URL; one without a host takes the environment's. Raises ValueError, never with a
-        secret in it."""
+        """Read a source URL; one without a host takes the environment's. Raises ValueError, without secrets."""
         env = {k: v for k, v in (os.environ if environ is None else environ).items() if v}
         _refuse_token(url)
         try:
@@ -83,11 +81,11 @@ class ConsulSettings:
             raise ValueError(f"the source is no URL; write {_FORM}") from None
         if parts.scheme not in ("consul", "consul+https"):
             raise ValueError(
-                f"the source must begin with consul:// or consul+https://, got {parts.scheme[:20]!r}"
+                f"the source must begin with consul:// or consul+https://, not {parts.scheme[:20]!r}"
             )
         if parts.path not in ("", "/") or parts.fragment:
             raise ValueError(
-                f"a Consul source has neither a path nor a #; the KV prefix is a parameter: {_FORM}"
+                f"a Consul source has neither a path nor a #; the prefix is a parameter: {_FORM}"
             )
         given = _parameters(parts.query)
         tls = parts.scheme == "consul+https"
@@ -178,12 +176,10 @@ def _from_address(address: str) -> tuple[str, int, bool]:
     if not given:
         return (*_host_port(address.rstrip("/"), "CONSUL_HTTP_ADDR"), False)
     if scheme == "unix":
-        raise ValueError(
-            "CONSUL_HTTP_ADDR is a unix socket, which is not supported; give the agent's host:port"
-        )
+        raise ValueError("CONSUL_HTTP_ADDR is a unix socket, which is not supported; give the host:port")
     if scheme not in ("http", "https"):
         raise ValueError(
-            f"CONSUL_HTTP_ADDR must begin with http:// or https:// or have no scheme, got {scheme[:20]!r}"
+            f"CONSUL_HTTP_ADDR must begin with http:// or https:// or neither, not {scheme[:20]!r}"
         )
     host, port = _host_port(rest.rstrip("/"), "CONSUL_HTTP_ADDR")
     # With a scheme it is a URL, and its port then the scheme's own: so Consul's clients read it.
@@ -201,10 +197,8 @@ def _host_port(text: str, where: str) -> tuple[str, int]:
     host, colon, digits = text.rpartition(":") if not text.endswith("]") else (text, "", "")
     if not colon:
         host, digits = text, ""
-    if colon and not (
-        digits.isascii() and digits.isdecimal() and len(digits) <= 5 and 1 <= int(digits) <= 65535
-    ):
-        raise ValueError(f"{where} has no valid port after its host: it must be 1 to 65535")
+    elif not (re.fullmatch("[0-9]{1,5}", digits) and 1 <= int(digits) <= HIGHEST_PORT):
+        raise ValueError(f"{where} has no valid port after its host: it must be 1 to {HIGHEST_PORT}")
     if host.startswith("[") and host.endswith("]"):
         try:
             return str(ipaddress.IPv6Address(host[1:-1])), int(digits or 0)
@@ -240,7 +234,7 @@ def _token(text: str, where: str) -> str:
     token = text.strip()
     if not all("!" <= c <= "~" for c in token):
         raise ValueError(
-            f"{where} holds characters that a token can't have: it must be one word of printable ASCII"
+            f"{where} holds characters that a token can't have: it is one word of printable ASCII"
         )
     return token
 

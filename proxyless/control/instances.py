@@ -1,5 +1,4 @@
-"""What Consul's health endpoint says about a service, read into endpoints; whatever cannot be one is left
-out, with the reason.
+"""Consul's list of a service's instances, read into endpoints; what can't be one is left out with the reason.
 
 Each instance was written by whoever may register one, so nothing in it is trusted: a field of the wrong type,
 a forbidden address or an absurd weight costs that instance and no other.
@@ -41,8 +40,7 @@ _POOLED: Final = 4096
 
 
 class Instances:
-    """Reads one service's answers, one after the other; what an entry was read into is kept for the next
-    answer.
+    """Reads one service's answers in turn; what an entry was read into is kept for the next answer.
 
     `elsewhere` says that the service is in another datacenter than we, where its WAN addresses count.
     """
@@ -55,10 +53,9 @@ class Instances:
         self._localities: dict[tuple[str, str, str], Locality] = {}
 
     def read(self, body: bytes) -> tuple[list[Endpoint], list[str]]:
-        """The endpoints, and a reason for every instance left out; raises ValueError if `body` is no list of
-        entries.
+        """The endpoints, and a reason for every instance left out. Both are empty only if the list is.
 
-        Both are empty only if the list is.
+        Raises ValueError if `body` is no list.
         """
         read = self._pieces(body)
         if read is None:
@@ -77,9 +74,11 @@ class Instances:
         return list(best.values()), dropped
 
     def _pieces(self, body: bytes) -> dict[str, Endpoint | str] | None:
-        """Cut instead of decoded; None if it is not written as Consul writes it. Every new piece proves its
-        own cut: if each is an object, then all of them, with the brackets and commas between, were the
-        list."""
+        """Cut instead of decoded; None if it is not written as Consul writes it.
+
+        Every new piece proves its cut: if each of them is JSON, then so was the whole, with its brackets and
+        commas between them.
+        """
         before, read = self._read, {}
         try:
             for text in _cut(body):
@@ -101,9 +100,8 @@ class Instances:
                 raise ValueError(f"it is {_kind(entries)}")
             return {text: self._entry(entry, text) for entry in entries for text in (json.dumps(entry),)}
         except (ValueError, RecursionError) as e:
-            raise ValueError(
-                f"the answer is not a JSON list of instances: {str(e)[:100] or 'too deep'}"
-            ) from None
+            why = str(e)[:100] or "too deep"
+            raise ValueError(f"the answer is not a JSON list of instances: {why}") from None
 
     def _entry(self, entry: object, text: str) -> Endpoint | str:
         """The endpoint, or why there is none."""
@@ -150,12 +148,8 @@ class Instances:
         host = host or _part(node, "Address", "")
         if not port:
             socket = _part(service, "SocketPath", "")
-            why = (
-                "is a unix socket, which nobody else can reach"
-                if socket
-                else "must not be 0: register it with its port"
-            )
-            raise Invalid(("port", why))
+            forgotten = "must not be 0: register it with its port"
+            raise Invalid(("port", "is a unix socket, which nobody else can reach" if socket else forgotten))
         return f"[{host}]:{port}" if ":" in host and not host.startswith("[") else f"{host}:{port}"
 
     def _locality(
@@ -216,8 +210,7 @@ class Instances:
 
 
 def _cut(body: bytes) -> Iterator[str]:
-    """The text of each entry. Searched and copied entry by entry: no single step takes longer than one entry
-    does."""
+    """The text of each entry, searched and copied one by one: no step takes longer than an entry does."""
     end = len(body) - body.endswith(b"\n")
     for opening, start, between, first, skip, closing, last in _FORMS:
         if body.startswith(opening) and body.endswith(closing, 0, end):
@@ -231,8 +224,7 @@ def _cut(body: bytes) -> Iterator[str]:
 def _status(checks: list[Any]) -> str:
     """The worst of its checks (Consul's `HealthChecks.AggregatedStatus`); an instance without any passes.
 
-    Node checks count like its own. Maintenance is worse than critical to Consul and the same to a client: no
-    calls.
+    Node checks count like its own. Maintenance is worse than critical to Consul; to a client it is the same.
     """
     worst = "passing"
     for check in checks:

@@ -180,10 +180,11 @@ class Loop:
         changed = [key for key in documents if key not in before or _differs(before[key], documents[key])]
         gone = [key for key in (*self._accepted, *self._rejected) if key not in documents]
         last_good = dict(self._accepted)
+        told = dict(self._rejected)
         for key in gone:
             self._accepted.pop(key, None)
             self._rejected.pop(key, None)
-        news: list[ConfigRejected] = []
+        news: dict[str, ConfigRejected] = {}
         for key in changed:
             value, findings = decode(documents[key])
             if value is None:
@@ -194,11 +195,12 @@ class Loop:
         self._settle(changed, gone, last_good, news)
         if changed or gone or self._last is None:
             self._rebuild([*changed, *gone] or ["documents"])
-        for event in news:
-            self._emit(event)
+        for key, event in news.items():
+            if told.get(key) != self._rejected.get(key):  # once a version, however often it is told
+                self._emit(event)
 
     def _settle(
-        self, changed: Sequence[str], gone: Sequence[str], last_good: Mapping[str, Accepted], news: list[ConfigRejected]
+        self, changed: Sequence[str], gone: Sequence[str], last_good: Mapping[str, Accepted], news: dict[str, ConfigRejected]
     ) -> None:
         """Take back, one by one, the documents that can't stand beside the others."""
         suspects = [key for key in (*changed, *gone) if self._accepted.get(key) is not last_good.get(key)]
@@ -219,12 +221,16 @@ class Loop:
                     self._accepted.pop(key, None)
                 if raw is not None:
                     self._reject(raw, tuple(wrong), news)
+                elif key in last_good:
+                    needed = f"was deleted, but {next(iter(findings))} needs it: {wrong[0]}"
+                    hint = "it stays in effect; change the other document first"
+                    self._reject(last_good[key].raw, (Finding("", needed, hint=hint),), news)
                 if key in suspects:
                     suspects.remove(key)
 
-    def _reject(self, raw: RawDocument, findings: Sequence[Finding], news: list[ConfigRejected]) -> None:
+    def _reject(self, raw: RawDocument, findings: Sequence[Finding], news: dict[str, ConfigRejected]) -> None:
         self._rejected[raw.key] = Rejected(raw, tuple(findings))
-        news.append(ConfigRejected(raw.origin, tuple(findings), raw.key in self._accepted))
+        news[raw.key] = ConfigRejected(raw.origin, tuple(findings), raw.key in self._accepted)
 
     def _world(self) -> World:
         services: dict[str, ServiceDocument] = {}
@@ -278,7 +284,7 @@ class Loop:
                     "in_effect": self._accepted[key].raw.version if key in self._accepted else None,
                     "errors": [str(f) for f in self._rejected[key].findings] if key in self._rejected else [],
                 }
-                for key, raw in sorted((self._raw or {}).items())
+                for key, raw in sorted({**{k: r.raw for k, r in self._rejected.items()}, **(self._raw or {})}.items())
             ]
             return {
                 "version": self._version,

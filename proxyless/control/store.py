@@ -16,7 +16,6 @@ from dataclasses import dataclass
 from typing import Any, Final
 from urllib.parse import quote
 
-import consul.std
 import requests
 
 from proxyless.control import RawDocument
@@ -51,7 +50,7 @@ class Change:
 
 
 class Conflict(Exception):
-    """Somebody else wrote in between; nothing was written. `keys` are the documents that are not as they were."""
+    """Somebody else wrote in between, so nothing was written. `keys` are the documents that they wrote."""
 
     def __init__(self, keys: Sequence[str]) -> None:
         super().__init__(", ".join(keys))
@@ -63,7 +62,7 @@ class TooMuch(ValueError):
 
 
 class KvStore:
-    """The documents below one prefix. Every method raises Unanswered where Consul doesn't answer or refuses."""
+    """The documents below one prefix. Every method raises Unanswered if Consul is silent or refuses."""
 
     def __init__(self, settings: ConsulSettings, now: Callable[[], float] = time.monotonic) -> None:
         self.settings = settings
@@ -100,34 +99,35 @@ class KvStore:
         return counted
 
     def write(self, changes: Sequence[Change], unchanged: Mapping[str, str] | None = None) -> dict[str, str]:
-        """Write all `changes` or none, if all is as it was: their documents, and those of `unchanged` (key to version).
+        """Write all `changes`, if their documents and those of `unchanged` (key to version) are as they were.
 
-        Returns the new versions. Raises Conflict or TooMuch, and then nothing was written.
+        Of `unchanged` as many are checked as there is room for: a service that a hundred others lead to must
+        be writable too. Returns the new versions. Raises Conflict or TooMuch, and then nothing was written.
         """
-        operations = [self._operation(change) for change in changes]
-        operations += [self._kv("check-index", key, version) for key, version in (unchanged or {}).items()]
-        keys = [*(change.key for change in changes), *(unchanged or {})]
-        if len(operations) > MOST_OPERATIONS:
+        if len(changes) > MOST_OPERATIONS:
             raise TooMuch(
-                f"{len(changes)} documents, and {len(unchanged or {})} that must not change meanwhile, are more than the "
-                f"{MOST_OPERATIONS} operations of one transaction; apply fewer files at once"
+                f"{len(changes)} documents are more than the {MOST_OPERATIONS} that Consul writes at once; "
+                "nothing was written; apply fewer at once"
             )
+        beside = list((unchanged or {}).items())[: MOST_OPERATIONS - len(changes)]
+        operations = [self._operation(change) for change in changes]
+        operations += [self._kv("check-index", key, version) for key, version in beside]
         body = json.dumps(operations).encode()
         if len(body) > LARGEST:
             if len(changes) == 1 and changes[0].text is not None:
                 return self._put_alone(changes[0].key, changes[0].text, changes[0].version)
             raise TooMuch(
-                f"the documents are {len(body)} bytes together, as a transaction carries them, and Consul takes {LARGEST}; "
-                "apply fewer files at once"
+                f"the documents make a transaction of {len(body)} bytes, and Consul takes {LARGEST}; "
+                "nothing was written; apply fewer at once"
             )
         answer = self._put("/v1/txn", [], body)
         if answer.code == CONFLICT:
-            raise self._conflict(answer.body, keys)
+            raise self._conflict(answer, [*(change.key for change in changes), *(key for key, _ in beside)])
         if answer.code != OK:
             raise self._refused(answer)
         results = [result["KV"] for result in json.loads(answer.body)["Results"] or ()]
-        written = {entry["Key"]: str(entry["ModifyIndex"]) for entry in results if entry}
-        return {change.key: written.get(self._full(change.key), "") for change in changes}
+        versions = {entry["Key"]: str(entry["ModifyIndex"]) for entry in results}
+        return {change.key: versions.get(self._full(change.key), "") for change in changes}
 
     def close(self) -> None:
         """Close the connection."""
@@ -155,7 +155,7 @@ class KvStore:
         return {"KV": {"Verb": verb, "Key": self._full(key), "Index": int(version), **more}}
 
     def _put_alone(self, key: str, text: bytes, version: str) -> dict[str, str]:
-        """A document that is too large for a transaction, but not for a value. Others are not checked with it."""
+        """A document too large for a transaction, though not for a value; nothing can be checked with it."""
         answer = self._put(f"/v1/kv/{quote(self._full(key))}", [("cas", version)], text)
         if answer.code != OK:
             raise self._refused(answer)
@@ -192,38 +192,36 @@ class KvStore:
             raise Unanswered("no connection; nothing was written") from None
         except (requests.RequestException, OSError) as lost:
             raise Unanswered(
-                f"no answer to the write ({type(lost).__name__}): it may or may not have been done; look with `proxyless get`"
+                f"no answer to the write ({type(lost).__name__}): it may be done or not; see `proxyless get`"
             ) from None
 
     def _refused(self, answer: Any) -> Exception:
+        """What came of a write that was not done. `answer` is py-consul's: code, headers, body."""
         if answer.code == TOO_LARGE:
             return TooMuch(f"larger than Consul takes ({LARGEST} bytes); nothing was written")
-        said = _without(
-            str(answer.body)[:200].strip(), self._client.prepare_headers().get("X-Consul-Token", "")
-        )
-        if answer.code == FORBIDDEN or "Permission denied" in said:
+        said = str(answer.body)[:200].strip()
+        if answer.code == FORBIDDEN or "ermission denied" in said:
             return Unanswered(
                 f"the token may not write {self.settings.prefix}/ in KV; nothing was written; grant it "
                 f'key_prefix "{self.settings.prefix}/" {{ policy = "write" }}'
             )
+        token = self._client.prepare_headers().get("X-Consul-Token")
+        if token:  # of whoever answers by showing the request
+            said = said.replace(token, "<token>")
         return Unanswered(f"Consul answered {answer.code} {said!r}; nothing was written")
 
-    def _conflict(self, body: str, keys: Sequence[str]) -> Exception:
-        """Which of `keys` a transaction failed on. A missing right is told in the same way."""
-        errors = json.loads(body).get("Errors") or []
-        whats = " ".join(str(error.get("What", "")) for error in errors)
-        if "ermission denied" in whats:
-            return self._refused(consul.base.Response(FORBIDDEN, {}, "Permission denied"))
-        return Conflict([keys[error["OpIndex"]] for error in errors if error.get("OpIndex", -1) < len(keys)])
+    def _conflict(self, answer: Any, keys: Sequence[str]) -> Exception:
+        """Which of `keys` a transaction failed on; that the token may not write them, Consul tells alike."""
+        errors = json.loads(answer.body).get("Errors") or []
+        if any("ermission denied" in str(error.get("What")) for error in errors):
+            return self._refused(answer)
+        failed = {error["OpIndex"] for error in errors if "OpIndex" in error}
+        return Conflict([key for number, key in enumerate(keys) if number in failed])
 
 
 _HINTS: Final = {
     401: "; the agent has no ACLs, or wants a token",
-    403: "; the token is unknown, expired or may not read this: see CONSUL_HTTP_TOKEN, CONSUL_HTTP_TOKEN_FILE, ?token_file=",
+    403: "; the token is unknown, expired or may not read this",
     429: "; too many requests or connections: see http_max_conns_per_client in the agent's limits",
     500: "; an agent without a leader says so: see `consul operator raft list-peers`",
 }
-
-
-def _without(text: str, secret: str) -> str:
-    return text.replace(secret, "<token>") if secret else text

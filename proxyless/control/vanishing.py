@@ -18,8 +18,7 @@ UNTIL_IT_MOVES: Final = math.inf
 """Ask again only once the index has moved: until then the answer can't mean more than it does now."""
 
 SOON, LATER = 5.0, 30.0
-"""Seconds until the next look at what is not believed: where the cause passes, and where somebody must mend
-it."""
+"""Seconds until the next look at what is not believed: the cause passes, or somebody has to mend it."""
 
 
 class Vanishing:
@@ -42,13 +41,12 @@ class Vanishing:
             self._since = None  # an agent that comes and goes proves nothing
 
     def unmoved(self, news: News) -> bool:
-        """Whether the index is still the one at which there was something. To deregister or to delete moves
-        it; what does not is to lose the right to see."""
+        """Whether the index is that at which there was something: to deregister or to delete moves it, to
+        lose the right to see does not."""
         return news.index == self._last
 
     def impossible(self) -> None:
-        """There are better reasons not to believe it than that it is new; the hold begins when they are
-        gone."""
+        """It can't be true; the hold begins when it can."""
         self._since = None
 
     def remaining(self) -> float:

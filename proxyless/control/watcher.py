@@ -17,12 +17,14 @@ from typing import Final, TypeAlias
 SLACK: Final = 5.0
 """Seconds that an answer may take beyond the time for which the agent holds a query."""
 
+PLAIN: Final = 10.0
+"""Seconds that an answer may take that is not held: 40,000 instances take an agent some four to write down."""
+
 FIRST_RETRIES, FIRST_CAP, CAP = 5, 1.0, 15.0
 """An agent that restarts is back within seconds, so the first few retries come soon."""
 
 FLOORS: Final = {403: 5.0, 429: 1.0, 503: 1.0}
-"""Least pause after a status: an unknown token is not mended in a second, a busy agent is not helped by
-haste."""
+"""Least pause after a status: an unknown token is not mended in a second, haste does not help a busy agent."""
 
 EARLY: Final = 0.98
 """Consul holds a query for `wait` plus up to a sixteenth; what comes before that was not the timeout."""
@@ -30,8 +32,7 @@ EARLY: Final = 0.98
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """What Consul sent: header names in lower case, and how long the body took once the headers were
-    there."""
+    """What Consul sent: header names in lower case; `transfer` is the seconds from them to the body's end."""
 
     status: int
     headers: Mapping[str, str]
@@ -40,8 +41,7 @@ class Answer:
 
     @property
     def fragile(self) -> bool:
-        """Answered by a server that has lost touch with its leader: what it no longer names may well be
-        there."""
+        """Answered by a server that has lost touch with its leader: what it doesn't name may well be there."""
         contact = self.headers.get("x-consul-lastcontact", "0")
         late = contact.isascii() and contact.isdecimal() and int(contact[:18]) > 10_000  # milliseconds
         return late or self.headers.get("x-consul-knownleader", "true") == "false"
@@ -60,8 +60,7 @@ class News:
     """An answer that differs from the last one told (or that was asked for again, see `Deliver`).
 
     `before` is the index of the answer before this one, 0 if there is none, and `unbroken` whether nothing
-    went wrong between the two: only then does a grown index mean that the difference was made in Consul's own
-    history.
+    went wrong between the two: only then is a grown index a step of one and the same history.
     """
 
     answer: Answer
@@ -125,8 +124,7 @@ class Watcher:
         """What the next query asks to be newer than; 0 asks for an answer at once."""
         self.failures = 0
         # Changes come in bursts of hundreds (a rollout, a canary's steps), each worth seeing at once. What
-        # changes nothing is an agent that cannot hold a query, or a prefix that wakes on every write
-        # anywhere.
+        # changes nothing is an agent that can't hold a query, or a prefix that wakes on every write anywhere.
         self._productive = TokenBucket(512, 2.0)
         self._idle = TokenBucket(3, 1.0)
         self._told = b""  # the digest of the last answer that was news: the answer itself may be large
@@ -144,14 +142,13 @@ class Watcher:
         started = self._now()
         index, wait = self.index, self._wait
         params: list[tuple[str, str]] = []
-        timeout = SLACK
+        timeout = PLAIN
         if index:
             if self._again_at is not None:
-                wait = max(
-                    0.01, min(wait, self._again_at - started)
-                )  # a wait of 0 would be 5 minutes to Consul
+                # Not 0, which Consul takes for 5 minutes.
+                wait = max(0.01, min(wait, self._again_at - started))
             params = [("index", str(index)), ("wait", f"{math.ceil(wait * 1000)}ms")]
-            timeout += wait + wait / 16
+            timeout = wait + wait / 16 + SLACK
         try:
             answer = self._get(params, timeout)
             if answer.status not in (200, 404):
@@ -170,8 +167,7 @@ class Watcher:
         now = self._now()
         if index and (new < index or (new == index and early)):
             # Backwards: a restart, a snapshot restored, another server. Early with nothing moved: the restore
-            # is answered so, with the old data. With the index we have we would miss changes for a whole
-            # wait.
+            # is answered so, with the old data. With our index we would miss changes for a whole wait.
             self.index, self._unbroken = 0, self._unbroken and new == index
             return self._idle.pay(now)
         self.index = max(new, 1)  # an index of 0 would never block
@@ -214,8 +210,4 @@ def _refusal(answer: Answer) -> str:
         403: "; the token is unknown, expired or may not read this",
         429: "; too many requests or connections: see http_max_conns_per_client in the agent's limits",
     }.get(answer.status, "")
-    return (
-        f"Consul answered {answer.status} {said!r}{hint}"
-        if said
-        else f"Consul answered {answer.status}{hint}"
-    )
+    return f"Consul answered {answer.status}{' ' + repr(said) if said else ''}{hint}"

@@ -33,7 +33,8 @@ def retry(rpc: Rpc, next: Service) -> Script[Outcome]:  # noqa: A002 - the filte
             return outcome
         failed += 1
         # "when an RPC becomes committed, the client … will not make any subsequent attempts" - gRFC A6
-        if outcome.committed or not rpc.replayable:
+        # A stream of requests can't be sent again, except where nothing of it was sent.
+        if outcome.committed or not (rpc.replayable or outcome.unsent):
             return outcome
         delay = next_delay(
             policy.backoff.base, policy.backoff.max, policy.attempts, failed, rpc.now - began, rpc.rng

@@ -20,6 +20,11 @@ from proxyless.server.presence import Presence
 from proxyless.server.termination import TERMINATION
 
 
+_STRANDED: list[Any] = []
+"""Servers whose loop ended before they did. grpcio blocks for good when such a server is collected (1.85.1), so
+none is."""
+
+
 class Registration:
     """What `register()` returns: a context manager, for `with` and for `async with`; made means registered.
 
@@ -108,7 +113,7 @@ class Registration:
         if not self._health.is_aio:
             self._leave()
         elif self._loop is None or not self._loop.is_running():
-            self._leave_registry()  # all that is left to do: without its loop nothing serves
+            self._leave_registry()
         elif _running_loop() is self._loop:
             self._leaving_on_loop()
         else:
@@ -162,6 +167,8 @@ class Registration:
             self._has_left()
 
     def _leave_registry(self) -> None:
+        """All that is left to do: without its loop a server on asyncio serves nobody."""
+        _STRANDED.append(self._server)
         if self._first():
             try:
                 self._leave_presence()

@@ -23,6 +23,10 @@ from typing import Any, Protocol
 log = logging.getLogger("proxyless")
 
 
+LAST_WORDS = 0.5
+"""Seconds the main thread has for what it does between the stop of its server and the end of its block."""
+
+
 class Leaver(Protocol):
     """Who has something to do before the process ends."""
 
@@ -42,6 +46,7 @@ class Termination:
         self._mail: SimpleQueue[int | None] = SimpleQueue()
         self._previous: Any = None
         self._signalled = False
+        self._main_is_done = threading.Event()
 
     def add(self, leaver: Leaver) -> None:
         """From now on `leaver` is told."""
@@ -64,14 +69,16 @@ class Termination:
             signal.signal(signal.SIGTERM, self._previous)
 
     def settle(self) -> None:
-        """While SIGTERM is being obeyed the main thread must not run on and end the process in another
-        way."""
+        """The main thread has nothing more to do: it must not end the process in another way than SIGTERM
+        does."""
         while self._signalled and _in_main_thread():
+            self._main_is_done.set()
             time.sleep(0.005)
 
     async def settle_aio(self) -> None:
         """The same for the main thread's event loop."""
         while self._signalled and _in_main_thread():
+            self._main_is_done.set()
             await asyncio.sleep(0.005)
 
     def at_exit(self) -> None:
@@ -122,9 +129,11 @@ class Termination:
                 thread.start()
             for thread in leaving:
                 thread.join()
+            self._main_is_done.wait(LAST_WORDS)
         finally:
             self._leavers = ()  # whoever failed to leave, too
             signal.pthread_kill(threading.main_thread().ident or 0, signum)
+            self._main_is_done.clear()
             self._signalled = False
 
 

@@ -17,12 +17,14 @@ from typing import Any, TypeAlias
 
 @dataclass
 class Reply:
-    """What goes out; `cut` bytes of the body are promised and not sent, and then the connection is reset."""
+    """What goes out: after a delay, with a pause after each byte; the last `cut` bytes of the body are promised,
+    and then the connection is closed."""
 
     status: int
     headers: dict[str, str]
     body: bytes
     delay: float = 0.0
+    pause: float = 0.0
     cut: int = 0
 
 
@@ -52,6 +54,11 @@ def truncating(_path: str, _headers: Mapping[str, str], reply: Reply) -> Reply:
 def resetting(_path: str, _headers: Mapping[str, str], reply: Reply) -> Reply:
     """The connection breaks in the middle of the body."""
     return Reply(reply.status, reply.headers, reply.body, cut=len(reply.body) // 2 or 1)
+
+
+def dripping(_path: str, _headers: Mapping[str, str], reply: Reply) -> Reply:
+    """Ten bytes a second."""
+    return Reply(reply.status, reply.headers, reply.body, pause=0.1)
 
 
 def zipping(_path: str, _headers: Mapping[str, str], reply: Reply) -> Reply:
@@ -122,7 +129,10 @@ def lying_proxy(port: int) -> Iterator[LyingProxy]:
             for name, value in {**reply.headers, "Content-Length": str(len(reply.body))}.items():
                 self.send_header(name, value)
             self.end_headers()
-            self.wfile.write(reply.body[: len(reply.body) - reply.cut])
+            body = reply.body[: len(reply.body) - reply.cut]
+            for part in [body[i : i + 1] for i in range(len(body))] if reply.pause else [body]:
+                self.wfile.write(part)
+                time.sleep(reply.pause)
             if reply.cut:
                 self.connection.shutdown(socket.SHUT_RDWR)
                 self.close_connection = True

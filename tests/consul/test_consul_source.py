@@ -29,6 +29,7 @@ from tests.agent import ACL_HCL, ROOT_TOKEN, ConsulAgent
 from tests.consul.lying_proxy import (
     Lie,
     LyingProxy,
+    dripping,
     echoing,
     failing,
     honest,
@@ -104,18 +105,23 @@ class Recorder:
 
 @pytest.fixture
 def impatient(monkeypatch: pytest.MonkeyPatch) -> float:
-    """The slack that an answer is given, cut from 5 s to one, so that no test has to wait so long."""
+    """The seconds that an answer is given, cut to one, so that no test has to wait so long."""
     monkeypatch.setattr("proxyless.control.watcher.SLACK", 1.0)
+    monkeypatch.setattr("proxyless.control.watcher.PLAIN", 1.0)
     return 1.0
 
 
 @contextmanager
 def following(
-    address: str, *watched: Watched, query: str = "", wait: float = WAIT, hold: float = HOLD, **environ: str
+    address: str,
+    *watched: Watched,
+    query: str = "",
+    wait: float = WAIT,
+    environ: Mapping[str, str] | None = None,
 ) -> Iterator[tuple[ConsulSource, Recorder]]:
     """A source on that agent, and what it tells."""
-    settings = ConsulSettings.parse(f"consul://{address}{query}", environ)
-    source, sink = ConsulSource(settings, wait=wait, empty_hold=hold), Recorder()
+    settings = ConsulSettings.parse(f"consul://{address}{query}", environ or {})
+    source, sink = ConsulSource(settings, wait=wait, empty_hold=HOLD), Recorder()
     source.start(sink)
     for one in watched:
         source.watch(one)
@@ -217,7 +223,7 @@ def test_a_last_instance_that_flaps_is_never_missed(consul: ConsulAgent, prefix:
     with following(consul.address, web, query=f"?prefix={prefix}") as (_, sink):
         sink.until("endpoints", lambda addresses: addresses == ["127.0.0.1:5001"])
         consul.deregister(id)
-        sink.until("suspicious", lambda reason: "it may be a mistake" in reason)
+        sink.until("suspicious", lambda reason: "which may be a mistake" in reason)
         consul.register(web.service, 5002, id=id)
         sink.until("endpoints", lambda addresses: addresses == ["127.0.0.1:5002"])
         gone = consul.deregister(id)
@@ -361,7 +367,7 @@ def test_no_index_is_trusted_further_than_it_reaches(
             sink.until("documents", mesh_is("new"), within=3.0)
         time.sleep(max(0.0, started + 2.0 - time.monotonic()))
         assert proxy.count(started) <= 8
-        assert [documents["mesh"] for documents in sink.all("documents")][0] == "old"
+        assert sink.all("documents")[0] == {"mesh": "old"}
 
 
 def test_an_answer_may_be_compressed_or_not(consul: ConsulAgent, proxy: LyingProxy, prefix: str) -> None:
@@ -382,6 +388,18 @@ def test_an_answer_that_does_not_come_is_given_up(proxy: LyingProxy, prefix: str
         closing = time.monotonic()
         source.close()
         assert time.monotonic() - closing < 0.1
+
+
+def test_a_body_that_drips_is_given_up(
+    consul: ConsulAgent, proxy: LyingProxy, prefix: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each byte comes in time, and all of them together do not."""
+    monkeypatch.setattr("proxyless.control.consul_http.TRANSFER_WITHIN", 0.3)
+    consul.put_kv(f"{prefix}/mesh", "x")
+    proxy.lie = dripping
+    with following(proxy.address, query=f"?prefix={prefix}") as (_, sink):
+        sink.until("stale", lambda reason: reason == "the answer was not complete within 0.3 s")
+        assert sink.all("documents") == []
 
 
 def test_an_answer_without_end_is_cut_off(
@@ -419,7 +437,7 @@ def test_rights_that_are_taken_away_take_nothing_else_with_them(guarded: ConsulA
     on."""
     rules = READ + 'key_prefix "proxyless/" { policy = "read" }'
     token = guarded.create_token(rules)
-    with following(guarded.address, WEB, wait=1.0, CONSUL_HTTP_TOKEN=token) as (_, sink):
+    with following(guarded.address, WEB, wait=1.0, environ={"CONSUL_HTTP_TOKEN": token}) as (_, sink):
         sink.until("documents", mesh_is("old"))
         sink.until("endpoints", lambda addresses: addresses == ["127.0.0.1:5001"])
         started = time.monotonic()
@@ -460,7 +478,7 @@ def test_a_token_that_may_not_read_the_documents_is_an_outage_and_not_an_empty_m
 ) -> None:
     """KV says 404 to it, as if there were none."""
     token = guarded.create_token(READ)
-    with following(guarded.address, WEB, CONSUL_HTTP_TOKEN=token) as (_, sink):
+    with following(guarded.address, WEB, environ={"CONSUL_HTTP_TOKEN": token}) as (_, sink):
         sink.until("endpoints", lambda addresses: addresses == ["127.0.0.1:5001"])
         sink.until("stale", lambda reason: 'grant it key_prefix "proxyless/v1/"' in reason)
         assert sink.all("documents") == []
@@ -473,7 +491,7 @@ def test_a_service_that_may_not_be_seen_is_said_to_be(guarded: ConsulAgent, rule
     """Without service:read or without node:read the list is empty from the start; nobody waits, and the way
     out is named."""
     token = guarded.create_token(rules + ' key_prefix "proxyless/" { policy = "read" }')
-    with following(guarded.address, WEB, CONSUL_HTTP_TOKEN=token) as (_, sink):
+    with following(guarded.address, WEB, environ={"CONSUL_HTTP_TOKEN": token}) as (_, sink):
         sink.until("endpoints", is_empty)
         sink.until("suspicious", lambda reason: 'service "web" { policy = "read" }' in reason)
 
@@ -487,7 +505,7 @@ def test_the_token_is_sent_and_never_shown(
     token = guarded.create_token(READ + 'key_prefix "proxyless/" { policy = "read" }')
     with lying_proxy(guarded.http_port) as proxy:
         proxy_settings = ConsulSettings.parse(f"consul://{proxy.address}", {"CONSUL_HTTP_TOKEN": token})
-        with following(proxy.address, WEB, CONSUL_HTTP_TOKEN=token) as (source, sink):
+        with following(proxy.address, WEB, environ={"CONSUL_HTTP_TOKEN": token}) as (source, sink):
             sink.until("documents", mesh_is("old"))
             proxy.lie = echoing
             sink.until("stale", lambda reason: "<token>" in reason, within=WAIT + 1)
@@ -618,7 +636,7 @@ def test_tls_is_verified_with_the_agents_own_authority_and_name(consul_bin: str,
     }
     with agent:
         agent.put_kv("proxyless/v1/mesh", "sealed")
-        with following("", **environ) as (source, sink):
+        with following("", environ=environ) as (source, sink):
             sink.until("documents", mesh_is("sealed"))
             time.sleep(0.1)
             closing = time.monotonic()
@@ -629,6 +647,6 @@ def test_tls_is_verified_with_the_agents_own_authority_and_name(consul_bin: str,
             ({"CONSUL_TLS_SERVER_NAME": "other.dc1.consul"}, "TLS failed: hostname mismatch"),
             ({"CONSUL_CLIENT_CERT": "", "CONSUL_CLIENT_KEY": ""}, "TLS"),
         ):
-            with following("", **(environ | wrong)) as (_, sink):
+            with following("", environ=environ | wrong) as (_, sink):
                 sink.until("stale", lambda reason, says=says: says.lower() in reason.lower())  # type: ignore[misc]
                 assert sink.all("documents") == []

@@ -279,7 +279,7 @@ async def main(wait):
     port = server.add_insecure_port("127.0.0.1:0")
     async with proxyless.register(server, "ending", port=port, drain=0.1) as registration:
         await server.start()
-        print(registration.ready(5), flush=True)
+        print(await asyncio.to_thread(registration.ready, 5), flush=True)
         await wait(server)
         print("stopped", flush=True)
 """

@@ -17,7 +17,7 @@ def parse(url: str = "consul://", **environ: str) -> ConsulSettings:
 
 
 def refusal(url: str = "consul://", **environ: str) -> str:
-    with pytest.raises(ValueError, match=".") as caught:
+    with pytest.raises(ValueError, match=r"\w+") as caught:
         parse(url, **environ)
     return str(caught.value)
 

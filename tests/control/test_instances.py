@@ -485,7 +485,7 @@ FIELDS = st.dictionaries(
     ),
     JSON
     | st.fixed_dictionaries(
-        {}, optional={k: JSON for k in ("wan", "Passing", "Warning", "Region", "region", "zone")}
+        {}, optional=dict.fromkeys(("wan", "Passing", "Warning", "Region", "region", "zone"), JSON)
     )
     | st.fixed_dictionaries({"wan": st.fixed_dictionaries({"Address": JSON, "Port": JSON})}),
 )
@@ -514,11 +514,14 @@ def test_anything_else_raises_value_error_and_nothing_else(value: Any) -> None:
     """Bytes of any kind, JSON of any other shape."""
     body = value if isinstance(value, bytes) else json.dumps(value).encode()
     try:
+        is_list = isinstance(json.loads(body), list)
+    except (ValueError, RecursionError):
+        is_list = False
+    if is_list:
         Instances().read(body)
-    except ValueError as e:
-        assert "not a JSON list of instances" in str(e)
     else:
-        assert isinstance(json.loads(body), list)
+        with pytest.raises(ValueError, match="not a JSON list of instances"):
+            Instances().read(body)
 
 
 def test_a_thousand_instances_take_little_memory() -> None:

@@ -1,4 +1,4 @@
-"""The peers' number tables, where they lie beside the checkout: each row a test, each row left out with its reason."""
+"""The peers' number tables, where they lie beside the checkout: each a test, or left out with a reason."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The matcher's own rules: what is asked once and what of each request, what is invisible, what is said of it."""
+"""The matcher's own rules: what is asked once, what of each request, what is invisible, and what is said."""
 
 from __future__ import annotations
 
@@ -17,10 +17,17 @@ from proxyless.policy.matcher import Matcher, header, joined, regex, text
 GET = "/shop.Products/Get"
 
 
-def asks(block: Match, metadata: Sequence[tuple[str, Any]] = (), *, method: str = GET, draw: float = 0.0) -> bool:
+def asks(
+    block: Match, metadata: Sequence[tuple[str, Any]] = (), *, method: str = GET, draw: float = 0.0
+) -> bool:
     """Whether a route with this one block matches a request."""
     matches, test = Matcher([block], {"team": "a"}).narrow(method, "web")
     return matches and (test is None or test(joined(metadata), lambda: draw))
+
+
+def holds(name: str, match: HeaderMatch, metadata: Sequence[tuple[str, Any]] | None) -> bool:
+    """Whether the one header question holds of some metadata."""
+    return header(name, match)(joined(metadata), lambda: 0.0)
 
 
 # --- what is asked ---
@@ -71,7 +78,8 @@ def test_the_grpc_shorthand_is_a_service_or_one_method(grpc: GrpcMatch, method: 
 
 
 @pytest.mark.parametrize(
-    ("labels", "matches"), [({"team": "a"}, True), ({"team": "b"}, False), ({"zone": "x"}, False), ({}, False)]
+    ("labels", "matches"),
+    [({"team": "a"}, True), ({"team": "b"}, False), ({"zone": "x"}, False), ({}, False)],
 )
 def test_source_labels_are_those_of_this_process(labels: dict[str, str], matches: bool) -> None:
     """All of them must be there and equal; nothing of a request is asked."""
@@ -104,7 +112,7 @@ def test_a_fraction_is_half_open(percent: float, draw: float, matches: bool) -> 
 def test_without_headers_takes_what_is_missing_for_empty(
     match: HeaderMatch, metadata: list[tuple[str, str]], matches: bool
 ) -> None:
-    """As Istio has Envoy do (`pilot/pkg/networking/core/route/route.go`): but for `present`, missing is ""."""
+    """As Istio has Envoy do (its `route.go`): but for `present`, what is missing is ""."""
     assert asks(Match(without_headers={"a": match}), metadata) is matches
 
 
@@ -115,14 +123,14 @@ def test_binary_keys_are_never_seen() -> None:
     """ "-bin" keys are treated as absent - gRFC A28; so only `present: false` holds of one."""
     metadata = [("a-bin", b"\x00"), ("b", "1")]
     assert joined(metadata) == {"content-type": "application/grpc", "b": "1"}
-    assert header("a-bin", HeaderMatch(present=False))(joined(metadata))
-    assert not header("a-bin", HeaderMatch(present=True))(joined(metadata))
-    assert not header("a-bin", HeaderMatch(regex="(?s).*"))(joined(metadata))
+    assert holds("a-bin", HeaderMatch(present=False), metadata)
+    assert not holds("a-bin", HeaderMatch(present=True), metadata)
+    assert not holds("a-bin", HeaderMatch(regex="(?s).*"), metadata)
 
 
 def test_the_content_type_is_what_grpc_will_send() -> None:
     """ "content-type matches as hard-coded application/grpc" - gRFC A28."""
-    assert header("content-type", HeaderMatch(exact="application/grpc"))(joined(None))
+    assert holds("content-type", HeaderMatch(exact="application/grpc"), None)
 
 
 def test_values_of_a_key_are_joined_in_order() -> None:
@@ -132,12 +140,22 @@ def test_values_of_a_key_are_joined_in_order() -> None:
 
 @pytest.mark.parametrize(
     ("value", "matches"),
-    [("5", True), ("+5", True), ("05", True), ("-5", False), ("5.0", False), (" 5", False), ("5_0", False)]
-    + [("", False), ("-", False), ("٥", False), ("9" * 5000, False), ("0x5", False), ("5e0", False)],
+    [
+        *(
+            ("5", True),
+            ("+5", True),
+            ("05", True),
+            ("-5", False),
+            ("5.0", False),
+            (" 5", False),
+            ("5_0", False),
+        ),
+        *(("", False), ("-", False), ("\u0665", False), ("9" * 5000, False), ("0x5", False), ("5e0", False)),
+    ],
 )
 def test_a_range_wants_a_whole_number_from_end_to_end(value: str, matches: bool) -> None:
     """Nothing that Python would also read as a number counts: not underscores, not Arabic digits."""
-    assert header("k", HeaderMatch(range=Range(0, 10)))(joined([("k", value)])) is matches
+    assert holds("k", HeaderMatch(range=Range(0, 10)), [("k", value)]) is matches
 
 
 @pytest.mark.parametrize(
@@ -202,13 +220,13 @@ VALUES = st.text(max_size=40) | st.sampled_from(["", "a", "a,b", "-1", "9" * 30,
 LITERAL = st.text(min_size=1, max_size=5)
 MATCHES = st.one_of(
     st.sampled_from(["exact", "prefix", "suffix", "contains"]).flatmap(
-        lambda way: st.builds(
-            HeaderMatch, **{way: LITERAL}, ignore_case=st.booleans(), invert=st.booleans()
-        )
+        lambda way: st.builds(HeaderMatch, **{way: LITERAL}, ignore_case=st.booleans(), invert=st.booleans())
     ),
     st.builds(HeaderMatch, regex=st.sampled_from([".*", "a+", r"\d", "(a|b)*", ""]), invert=st.booleans()),
     st.builds(HeaderMatch, present=st.booleans(), invert=st.booleans()),
-    st.builds(lambda start, size: HeaderMatch(range=Range(start, start + size)), st.integers(), st.integers(0)),
+    st.builds(
+        lambda start, size: HeaderMatch(range=Range(start, start + size)), st.integers(), st.integers(0)
+    ),
 )
 METADATA = st.lists(
     st.tuples(st.sampled_from(["a", "b", "a-bin", "content-type", ""]), VALUES | st.binary(max_size=20)),
@@ -220,7 +238,7 @@ METADATA = st.lists(
 def test_no_header_makes_a_matcher_raise(match: HeaderMatch, metadata: list[tuple[str, Any]]) -> None:
     """Whatever a caller sends, the answer is yes or no; and inverted it is the other, unless it is missing."""
     headers = joined(metadata)
-    found = header("a", match)(headers)
+    found = header("a", match)(headers, lambda: 0.0)
     assert found in (True, False)
     assert Matcher([Match(headers={"a": match})], {}).why_not(GET, "web", headers) == "" or not found
     if match.present is None and "a" not in headers:
@@ -240,7 +258,9 @@ def test_no_pattern_takes_long(pattern: str) -> None:
     assert statistics.median(took) < 0.001
 
 
-@pytest.mark.parametrize("pattern", ["x{1000}{1000}", "(((((((x{50}){50}){50}){50})))){2}", "\\", "(?=a)", r"(a)\1"])
+@pytest.mark.parametrize(
+    "pattern", ["x{1000}{1000}", "(((((((x{50}){50}){50}){50})))){2}", "\\", "(?=a)", r"(a)\1"]
+)
 def test_a_pattern_that_re2_does_not_take_is_refused(pattern: str) -> None:
     """Too large, or asking for what only backtracking can do: refused when it is read, with RE2's reason."""
     with pytest.raises(ValueError, match=r"\w"):

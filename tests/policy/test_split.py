@@ -19,10 +19,10 @@ CALLS = 20_000
 
 NOT_OURS = {
     "consul-splitter-sum-2": "our weights are relative (as Istio's and Envoy's), so no sum is wrong",
-    "consul-splitter-sum-4": "Consul rounds to 0.01 %; ours are not rounded, so 0.001 % of the calls do get there",
+    "consul-splitter-sum-4": "Consul rounds to 0.01 %; ours are not rounded: 0.001 % do get there",
     "consul-splitter-sum-6": "our weights are relative, so no sum is wrong",
     "consul-splitter-empty": "a route without a split goes to the document's own service",
-    "wrr-empty": "a document's split has a weight above 0 or is refused; empty balancers: test_balancers.py",
+    "wrr-empty": "a split has a weight above 0 or is refused; for balancers see test_balancers.py",
 }
 """Rows of 04 that are left out."""
 
@@ -103,7 +103,7 @@ def test_what_weighs_nothing_gets_nothing(weights: list[float], draw: float) -> 
 
 @given(WEIGHTS, st.integers(0, 19))
 def test_no_bound_between_two_shares_belongs_to_nobody(weights: list[float], index: int) -> None:
-    """The draws just at, under and over the place where one share ends have a destination that weighs something."""
+    """Draws at, just under and just over the end of a share go to what weighs something."""
     choose = splitter(weights)
     edge = sum(shares(weights)[: index + 1])
     for draw in (edge, nextafter(edge, 0.0), nextafter(edge, 1.0)):
