@@ -2,8 +2,8 @@
 
     python examples/sync_client.py --calls 100 --header x-user-tier=premium
 
-Start examples/shop_server.py first, several of it with different versions. The mesh's documents may be changed
-while this runs.
+Start examples/shop_server.py first, several of it with different versions. The mesh's documents may be
+changed while this runs.
 """
 
 from __future__ import annotations
@@ -20,7 +20,9 @@ def main() -> None:
     options = argparse.ArgumentParser(description="Get products, and count which versions they came from.")
     options.add_argument("--calls", type=int, default=100, help="how many calls to make")
     options.add_argument("--pause", type=float, default=0.0, help="seconds between two calls")
-    options.add_argument("--header", action="append", default=[], metavar="KEY=VALUE", help="metadata to send")
+    options.add_argument(
+        "--header", action="append", default=[], metavar="KEY=VALUE", help="metadata to send"
+    )
     args = options.parse_args()
     metadata = [tuple(header.split("=", 1)) for header in args.header]
 

@@ -24,7 +24,7 @@ class ConfigError(ValueError):
         self.findings = tuple(findings)
 
 
-class MeshRpcError(grpc.RpcError, grpc.Call, grpc.Future):  # type: ignore[misc]
+class MeshRpcError(grpc.RpcError, grpc.Call, grpc.Future):  # type: ignore[type-arg]
     """The mesh refused the call by its own decision (CONTRACT section 6); nothing was heard from an endpoint.
 
     It is a `grpc.RpcError` and a finished `grpc.Call`, so code that handles failed calls handles it.
@@ -63,7 +63,7 @@ class MeshRpcError(grpc.RpcError, grpc.Call, grpc.Future):  # type: ignore[misc]
         """Never: the call is over."""
         return False
 
-    def time_remaining(self) -> float | None:
+    def time_remaining(self) -> float | None:  # type: ignore[override]  # grpcio returns None too
         """None, as for every finished call."""
         return None
 
@@ -117,7 +117,7 @@ class MeshRpcError(grpc.RpcError, grpc.Call, grpc.Future):  # type: ignore[misc]
         return type(self), (self._code.value[0], self.reason, self._details)
 
 
-class AioMeshRpcError(MeshRpcError, grpc.aio.AioRpcError):  # type: ignore[misc]
+class AioMeshRpcError(MeshRpcError, grpc.aio.AioRpcError):
     """The same refusal on asyncio, where failed calls are `grpc.aio.AioRpcError`s."""
 
     def __init__(self, code: int, reason: str, details: str) -> None:

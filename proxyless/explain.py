@@ -44,7 +44,7 @@ def explain(snapshot: Snapshot, service: str, method: str, metadata: Iterable[tu
     if table is None or table.rejected:
         return _refused(service, method, "not_ready", ())
     headers = joined(metadata)
-    rejected = []
+    rejected: list[Mapping[str, str]] = []
     for route in table.routes:
         why = route.matcher.why_not(method, service, headers)
         if not why:

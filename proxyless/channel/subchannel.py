@@ -72,14 +72,16 @@ class Subchannels:
     def sync(self, address: str, connection: Connection, profile: Profile) -> grpc.Channel:
         """The channel to `address` for threads."""
         insecure, secure = sync_factories()
-        return self._get(None, address, connection, profile, insecure, secure)
+        channel: grpc.Channel = self._get(None, address, connection, profile, insecure, secure)
+        return channel
 
     def aio(
         self, loop: asyncio.AbstractEventLoop, address: str, connection: Connection, profile: Profile
     ) -> grpc.aio.Channel:
         """The channel to `address` for `loop`, which must be the running one."""
         insecure, secure = aio_factories()
-        return self._get(loop, address, connection, profile, insecure, secure)
+        channel: grpc.aio.Channel = self._get(loop, address, connection, profile, insecure, secure)
+        return channel
 
     def _get(
         self,

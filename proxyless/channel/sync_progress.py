@@ -37,6 +37,8 @@ class Progress:
         self.outcome: Outcome | None = None
         self.committed = False
         self.attempt = 0
+        self.ended = 0
+        """The number of the last attempt whose end the script was told of."""
         self.callbacks: list[Any] = []
         self.owner: weakref.ref[Any] = lambda: None  # type: ignore[assignment]
 
@@ -109,9 +111,18 @@ class Progress:
             self._break_off(error)
         self.call_back()
 
+    def reader_saw_end_of(self, native: Any) -> None:
+        """So did the caller, who may know before grpcio's thread does (or alone: a response that can't be read)."""
+        with self.changed:
+            owner = self.owner()
+            if owner is not None and owner.native is native:
+                self._ended(self.attempt, native)
+        self.call_back()
+
     def _ended(self, number: int, native: Any) -> None:
-        if number != self.attempt or self.outcome is not None:
+        if number != self.attempt or number == self.ended or self.outcome is not None:
             return
+        self.ended = number
         if native is None:
             self.abandon()
         else:

@@ -55,6 +55,7 @@ class StreamCall(grpc.Call, grpc.Future):  # type: ignore[misc]
                 message = next(native)
             except (StopIteration, grpc.RpcError):
                 # The end of this attempt. What it means is the script's to say: the end of the call, or not.
+                progress.reader_saw_end_of(native)
                 with progress.changed:
                     progress.changed.wait_for(lambda: self.native is not native or progress.outcome is not None)  # noqa: B023
                     if self.native is native:

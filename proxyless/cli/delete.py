@@ -29,9 +29,8 @@ def delete(which: Which, yes: Yes = False, source: Source = None, output: Output
             raise missing(which, store.name, there)
         broken = broken_by_deleting(key, there)
         if broken:
-            raise Failure(
-                f"{key} was not deleted, for others need it:", *map(str, broken), "change these first"
-            )
+            needed = [*map(str, broken), "change these first"]
+            raise Failure(f"{key} was not deleted, for others need it:", *needed)
         version = there[key].version
         if not yes:
             _ask(which, key, version, store.name)

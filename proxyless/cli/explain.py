@@ -119,8 +119,8 @@ def _refusal(view: View, made: Mapping[str, Any]) -> None:
         )
         return
     why = {
-        "no_route": f"none of the {len(table.routes) if table else 0} routes of {service} matches; "
-        "a last route without `match` would catch the rest",
+        "no_route": f"no route of {service} ({len(table.routes) if table else 0} in its document) matches; "
+        "a last one without `match` would catch the rest",
         "no_endpoints": "; ".join(places.why_none(view, cluster) for cluster in _clusters(view, made)),
         "not_ready": (table.rejected if table else "")
         or "the source has not said yet where it leads; calls wait for it",

@@ -161,5 +161,6 @@ def located(draft: Draft, finding: Finding) -> Located:
         outer = render_path(draft.within)
         path = f"{outer}{'' if path.startswith('[') or not path else '.'}{path}"
     lines = {render_path(where): line for where, line in (draft.raw.lines or {}).items()}
-    line = finding.line or lines.get(finding.path) or lines.get("", 1)
+    line = None if draft.within and not finding.path else finding.line  # of the whole: where it begins
+    line = line or lines.get(finding.path) or lines.get("", 1)
     return Located(str(draft.path), line, path, finding.reason, finding.hint)

@@ -229,7 +229,7 @@ class ConsulSource:
         return [("stale", "")] if self._settings.stale else []
 
     def _is_elsewhere(self, datacenter: str, client: ConsulClient) -> bool:
-        """Whether it is another one than the agent's own. If the agent won't say, what is named is another."""
+        """Whether it is another than the agent's own. If the agent won't say, what is named is another."""
         if not self._own_datacenter:
             answer = client.read("agent/self")
             if answer.status == OK:

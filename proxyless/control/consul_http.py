@@ -191,7 +191,7 @@ class ConsulClient(consul.Consul):  # type: ignore[misc]  # py-consul has no typ
         return {"X-Consul-Token": token} if token else {}
 
     def read(self, path: str, params: Sequence[tuple[str, str]] = (), timeout: float = PLAIN) -> Answer:
-        """GET /v1/`path` with any parameters. Raises Unanswered, and ValueError if there is no token to send."""
+        """GET /v1/`path` with any parameters. Raises Unanswered, and ValueError if it has no token."""
         headers = self.prepare_headers()
         answer: Answer = self.http.fetch(f"/v1/{path}", params, headers, timeout)
         token = headers.get("X-Consul-Token")

@@ -72,7 +72,7 @@ class ConsulSettings:
 
     @classmethod
     def parse(cls, url: str = "consul://", environ: Mapping[str, str] | None = None) -> ConsulSettings:
-        """Read a source URL; one without a host takes the environment's. Raises ValueError, without secrets."""
+        """Read a source URL; without a host it is the environment's. Raises ValueError, showing no secret."""
         env = {k: v for k, v in (os.environ if environ is None else environ).items() if v}
         _refuse_token(url)
         try:

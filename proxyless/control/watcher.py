@@ -18,13 +18,13 @@ SLACK: Final = 5.0
 """Seconds that an answer may take beyond the time for which the agent holds a query."""
 
 PLAIN: Final = 10.0
-"""Seconds that an answer may take that is not held: 40,000 instances take an agent some four to write down."""
+"""Seconds that an answer may take that is not held: to write down 40,000 instances takes an agent four."""
 
 FIRST_RETRIES, FIRST_CAP, CAP = 5, 1.0, 15.0
 """An agent that restarts is back within seconds, so the first few retries come soon."""
 
 FLOORS: Final = {403: 5.0, 429: 1.0, 503: 1.0}
-"""Least pause after a status: an unknown token is not mended in a second, haste does not help a busy agent."""
+"""Least pause after a status: an unknown token is not mended in a second, haste won't help a busy agent."""
 
 EARLY: Final = 0.98
 """Consul holds a query for `wait` plus up to a sixteenth; what comes before that was not the timeout."""
@@ -41,7 +41,7 @@ class Answer:
 
     @property
     def fragile(self) -> bool:
-        """Answered by a server that has lost touch with its leader: what it doesn't name may well be there."""
+        """Answered by a server that lost touch with its leader: what it doesn't name may well be there."""
         contact = self.headers.get("x-consul-lastcontact", "0")
         late = contact.isascii() and contact.isdecimal() and int(contact[:18]) > 10_000  # milliseconds
         return late or self.headers.get("x-consul-knownleader", "true") == "false"

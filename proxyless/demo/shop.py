@@ -24,11 +24,11 @@ class Products(shop_pb2_grpc.ProductsServicer):
     """Answers with who answered."""
 
     def __init__(self, name: str, version: str) -> None:
-        self._who = {"served_by": name, "version": version}
+        self._name, self._version = name, version
 
     def GetProduct(self, request: Any, context: Any) -> Any:  # noqa: N802 - the method's name in the proto
         """One product."""
-        return shop_pb2.Product(id=request.id, name=f"product {request.id}", **self._who)
+        return shop_pb2.Product(id=request.id, name=f"product {request.id}", served_by=self._name, version=self._version)
 
 
 def main() -> None:

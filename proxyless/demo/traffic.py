@@ -82,7 +82,7 @@ class Traffic:
                 if began < window.began:
                     continue
                 if error is not None:
-                    window.failures[f"{error.code().name}: {error.details()[:60]}"] += 1
+                    window.failures[f"{error.code().name}: {str(error.details())[:60]}"] += 1
                     continue
                 (window.premium if premium else window.plain)[reply.version] += 1
                 window.servers[reply.served_by] += 1

@@ -34,7 +34,7 @@ def balance(rpc: Rpc, _next: Service) -> Script[Outcome]:
         if rpc.deadline is not None and rpc.deadline <= rpc.now:
             return (yield from _expired(rpc))
         rpc.node = node
-        outcome = ABANDONED
+        outcome: Outcome = ABANDONED
         node.begin()
         try:
             outcome = yield node.send

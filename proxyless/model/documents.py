@@ -6,17 +6,16 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Annotated, Literal
 
-from proxyless.model.quantities import STRICT, AtMost, Duration, Name, checked
+from proxyless.model.quantities import STRICT, AtMost, Checked, Duration, Name, checked
 from proxyless.model.routes import RetryPolicy, Route, ensure_unique_names
 from proxyless.model.topology import Discovery
 from proxyless.model.traffic import TrafficPolicy
 
-VERSION = "proxyless/v1"
 Version = Literal["proxyless/v1"]
 
 
 @dataclass(frozen=True, slots=True)
-class Subset:
+class Subset(Checked):
     """A named part of a service's endpoints: by labels (all must be equal), by Consul's filter, or both."""
 
     __pydantic_config__ = STRICT
@@ -24,15 +23,13 @@ class Subset:
     filter: Annotated[str, AtMost(4096)] = ""
     traffic_policy: TrafficPolicy | None = None
 
-    __post_init__ = checked
-
 
 @dataclass(frozen=True, slots=True)
 class ServiceDocument:
     """Everything about calls *to* one service (CONTRACT section 3)."""
 
     __pydantic_config__ = STRICT
-    api_version: Version = VERSION
+    api_version: Version = "proxyless/v1"
     service: Name | None = None
     discovery: Discovery = Discovery()
     subsets: Annotated[Mapping[Name, Subset], AtMost(1024)] = field(default_factory=dict, hash=False)
@@ -58,7 +55,7 @@ class MeshDocument:
     """The mesh-wide document, `<prefix>/mesh`."""
 
     __pydantic_config__ = STRICT
-    api_version: Version = VERSION
+    api_version: Version = "proxyless/v1"
     defaults: Defaults = Defaults()
 
 

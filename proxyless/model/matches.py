@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import Annotated
 
 from proxyless.model.findings import Invalid
-from proxyless.model.quantities import STRICT, AtMost, Name, Percent, Shaped, checked
+from proxyless.model.quantities import STRICT, AtMost, Checked, Name, Percent, Shaped, checked
 
 LONGEST = 4096
 """Characters in a literal to compare with; a header value longer than 8 KiB is refused by most servers."""
@@ -70,14 +70,12 @@ class HeaderMatch:
 
 
 @dataclass(frozen=True, slots=True)
-class GrpcMatch:
+class GrpcMatch(Checked):
     """A service, or one method of it: shorthand for a path."""
 
     __pydantic_config__ = STRICT
     service: Name
     method: Name | None = None
-
-    __post_init__ = checked
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,7 +11,7 @@ import math
 import re
 from collections.abc import Callable
 from dataclasses import fields
-from functools import lru_cache
+from functools import cache
 from typing import Annotated, Any, ClassVar, TypeVar, get_args, get_origin, get_type_hints
 
 from proxyless.model.findings import Invalid
@@ -151,7 +151,8 @@ class AtMost(Rule):
 def checked(value: Any, *more: tuple[str, str]) -> None:
     """Check every annotated field of the dataclass `value`; raise Invalid with all that is wrong, and `more`."""
     problems = list(more)
-    for name, rules, optional in _rules(type(value)):
+    kind: Any = type(value)
+    for name, rules, optional in _rules(kind):
         part = getattr(value, name)
         if part is None and optional:
             continue  # left out
@@ -164,7 +165,16 @@ def checked(value: Any, *more: tuple[str, str]) -> None:
         raise Invalid(*problems)
 
 
-@lru_cache(maxsize=None)
+class Checked:
+    """A dataclass whose fields say all that is to be checked."""
+
+    __slots__ = ()
+
+    def __post_init__(self) -> None:
+        checked(self)
+
+
+@cache
 def _rules(kind: type) -> tuple[tuple[str, tuple[Rule, ...], bool], ...]:
     """The fields of `kind` that carry rules; looked up once a class, so that building a value stays cheap."""
     hints = get_type_hints(kind, include_extras=True)

@@ -10,7 +10,7 @@ from typing import Annotated, Literal
 
 from proxyless.model.codes import FAILURE_NAMES
 from proxyless.model.matches import HEADER_NAME, HeaderName, Match
-from proxyless.model.quantities import STRICT, AtMost, Between, Duration, Long, Name, Percent, Weight, checked
+from proxyless.model.quantities import STRICT, AtMost, Between, Checked, Duration, Long, Name, Percent, Weight, checked
 
 StatusName = Literal[
     "CANCELLED",
@@ -108,7 +108,7 @@ def _value_problem(name: str, value: str) -> str:
 
 
 @dataclass(frozen=True, slots=True)
-class Split:
+class Split(Checked):
     """One destination of a route, with its share: `weight` over the sum of weights."""
 
     __pydantic_config__ = STRICT
@@ -117,28 +117,22 @@ class Split:
     weight: Weight = 1.0
     headers: HeaderEdit | None = None
 
-    __post_init__ = checked
-
 
 @dataclass(frozen=True, slots=True)
-class Sticky:
+class Sticky(Checked):
     """Makes the split a function of a header's hash, so that one user stays on one side."""
 
     __pydantic_config__ = STRICT
     header: HeaderName
 
-    __post_init__ = checked
-
 
 @dataclass(frozen=True, slots=True)
-class DirectResponse:
+class DirectResponse(Checked):
     """Answer at once, without any endpoint."""
 
     __pydantic_config__ = STRICT
     status: StatusName
     message: Annotated[str, AtMost(1024)] = ""
-
-    __post_init__ = checked
 
 
 @dataclass(frozen=True, slots=True)
@@ -154,7 +148,7 @@ class Backoff:
 
 
 @dataclass(frozen=True, slots=True)
-class RetryPolicy:
+class RetryPolicy(Checked):
     """Whether a failed attempt is tried again. `attempts` counts retries after the first try; 0 is off."""
 
     __pydantic_config__ = STRICT
@@ -166,11 +160,9 @@ class RetryPolicy:
     remote_localities: bool = False
     previous_hosts: Literal["avoid", "allow"] = "avoid"
 
-    __post_init__ = checked
-
 
 @dataclass(frozen=True, slots=True)
-class Hedge:
+class Hedge(Checked):
     """Send again before an answer came; the first success wins (gRFC A6, which grpc in Python ignores)."""
 
     __pydantic_config__ = STRICT
@@ -178,18 +170,14 @@ class Hedge:
     attempts: Annotated[int, Between(1, 5)] = 1
     non_fatal: Annotated[tuple[RetryOn, ...], AtMost(32)] = ()
 
-    __post_init__ = checked
-
 
 @dataclass(frozen=True, slots=True)
-class FaultDelay:
+class FaultDelay(Checked):
     """Hold `percent` of the calls back for `fixed`."""
 
     __pydantic_config__ = STRICT
     percent: Percent
     fixed: Delay
-
-    __post_init__ = checked
 
 
 @dataclass(frozen=True, slots=True)
@@ -217,7 +205,7 @@ class Fault:
 
 
 @dataclass(frozen=True, slots=True)
-class Mirror:
+class Mirror(Checked):
     """Copy `percent` of the calls to another destination, fire and forget."""
 
     __pydantic_config__ = STRICT
@@ -225,8 +213,6 @@ class Mirror:
     subset: Name | None = None
     percent: Percent = 100.0
     allow_headers: Annotated[tuple[HeaderName, ...], AtMost(64)] = ()
-
-    __post_init__ = checked
 
 
 @dataclass(frozen=True, slots=True)
@@ -245,14 +231,12 @@ class Hash:
 
 
 @dataclass(frozen=True, slots=True)
-class RateLimit:
+class RateLimit(Checked):
     """A token bucket in this process; what it refuses ends RESOURCE_EXHAUSTED."""
 
     __pydantic_config__ = STRICT
     requests_per_second: Annotated[float, Between(0, 1e6)]
     burst: Annotated[int, Between(1, 1_000_000)] = 1
-
-    __post_init__ = checked
 
 
 @dataclass(frozen=True, slots=True)
@@ -302,4 +286,3 @@ def ensure_unique_names(routes: tuple[Route, ...]) -> list[tuple[str, str]]:
                 problems.append((f"routes[{index}].name", f"{route.name!r} is already routes[{seen[route.name]}]"))
             seen.setdefault(route.name, index)
     return problems
-

@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, fields, is_dataclass
 from typing import Annotated, Any, Literal, TypeVar
 
-from proxyless.model.quantities import STRICT, AtMost, Between, Duration, Long, Name, Percent, Weight, checked
+from proxyless.model.quantities import STRICT, AtMost, Between, Checked, Duration, Long, Name, Percent, Weight
 
 T = TypeVar("T")
 
@@ -26,7 +26,7 @@ PolicyName = Name
 
 
 @dataclass(frozen=True, slots=True)
-class SlowStart:
+class SlowStart(Checked):
     """A new endpoint's weight grows over `window` (Envoy: slow start)."""
 
     __pydantic_config__ = STRICT
@@ -34,11 +34,9 @@ class SlowStart:
     aggression: Annotated[float, Between(0.01, 100)] = UNSET
     min_weight_percent: Percent = UNSET
 
-    __post_init__ = checked
-
 
 @dataclass(frozen=True, slots=True)
-class LoadBalancer:
+class LoadBalancer(Checked):
     """Which endpoint of the destination serves a call."""
 
     __pydantic_config__ = STRICT
@@ -51,8 +49,6 @@ class LoadBalancer:
     minimum_ring_size: Annotated[int, Between(1, 65536)] = UNSET
     maximum_ring_size: Annotated[int, Between(1, 65536)] = UNSET
     table_size: Annotated[int, Between(2, 5_000_011)] = UNSET
-
-    __post_init__ = checked
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,7 +70,7 @@ class Failover:
 
 
 @dataclass(frozen=True, slots=True)
-class LocalityPolicy:
+class LocalityPolicy(Checked):
     """Zone affinity, spill-over and panic (Envoy priorities, Istio localityLbSetting)."""
 
     __pydantic_config__ = STRICT
@@ -85,11 +81,9 @@ class LocalityPolicy:
     overprovisioning: Annotated[float, Between(1, 100)] = UNSET
     panic_threshold: Percent = UNSET
 
-    __post_init__ = checked
-
 
 @dataclass(frozen=True, slots=True)
-class SuccessRate:
+class SuccessRate(Checked):
     """Eject what succeeds less often than its peers by `stdev_factor` standard deviations."""
 
     __pydantic_config__ = STRICT
@@ -97,11 +91,9 @@ class SuccessRate:
     request_volume: Count = UNSET
     stdev_factor: Annotated[float, Between(0, 100)] = UNSET
 
-    __post_init__ = checked
-
 
 @dataclass(frozen=True, slots=True)
-class FailurePercentage:
+class FailurePercentage(Checked):
     """Eject what fails `threshold` percent of its calls or more."""
 
     __pydantic_config__ = STRICT
@@ -109,21 +101,17 @@ class FailurePercentage:
     minimum_hosts: Count = UNSET
     request_volume: Count = UNSET
 
-    __post_init__ = checked
-
 
 @dataclass(frozen=True, slots=True)
-class Probation:
+class Probation(Checked):
     """Half-open: how many live requests must succeed before an ejected endpoint gets its full share."""
 
     __pydantic_config__ = STRICT
     requests: Positive = UNSET
 
-    __post_init__ = checked
-
 
 @dataclass(frozen=True, slots=True)
-class OutlierDetection:
+class OutlierDetection(Checked):
     """When an endpoint is ejected, and for how long (Envoy outlier detection, plus probation)."""
 
     __pydantic_config__ = STRICT
@@ -140,11 +128,9 @@ class OutlierDetection:
     failure_percentage: FailurePercentage = UNSET
     probation: Probation = UNSET
 
-    __post_init__ = checked
-
 
 @dataclass(frozen=True, slots=True)
-class CircuitBreaker:
+class CircuitBreaker(Checked):
     """CLOSED, OPEN, HALF_OPEN for a destination as a whole."""
 
     __pydantic_config__ = STRICT
@@ -154,11 +140,9 @@ class CircuitBreaker:
     open_for: Annotated[Duration, Long(0.01, 3600)] = UNSET
     half_open_requests: Positive = UNSET
 
-    __post_init__ = checked
-
 
 @dataclass(frozen=True, slots=True)
-class Limits:
+class Limits(Checked):
     """Caps on what is under way to a destination at one time (Envoy circuit breakers, gRFC A32)."""
 
     __pydantic_config__ = STRICT
@@ -166,11 +150,9 @@ class Limits:
     max_pending_requests: Count = UNSET
     max_retries: Count = UNSET
 
-    __post_init__ = checked
-
 
 @dataclass(frozen=True, slots=True)
-class RetryBudget:
+class RetryBudget(Checked):
     """Retries as a share of calls (Finagle's window, Linkerd's rule for deposits)."""
 
     __pydantic_config__ = STRICT
@@ -178,11 +160,9 @@ class RetryBudget:
     min_retries_per_second: Annotated[float, Between(0, 100_000)] = UNSET
     ttl: Annotated[Duration, Long(1, 60)] = UNSET
 
-    __post_init__ = checked
-
 
 @dataclass(frozen=True, slots=True)
-class Connection:
+class Connection(Checked):
     """How endpoints are connected. Keepalive is off (0s) unless asked for: servers answer pings that come
     more often than every 5 minutes with GOAWAY ENHANCE_YOUR_CALM."""
 
@@ -192,8 +172,6 @@ class Connection:
     keepalive_time: Annotated[Duration, Long(0, 24 * 3600)] = UNSET
     keepalive_timeout: Annotated[Duration, Long(0.01, 3600)] = UNSET
     max_endpoints: Count = UNSET
-
-    __post_init__ = checked
 
 
 @dataclass(frozen=True, slots=True)
@@ -245,11 +223,11 @@ def overlay(base: T, *over: T | None) -> T:
 def _overlaid(base: Any, upper: Any) -> Any:
     if base is None or not is_dataclass(base) or type(base) is not type(upper):
         return upper
+    kind: Any = type(base)
     merged = {
         f.name: getattr(base, f.name)
         if getattr(upper, f.name) is None
         else _overlaid(getattr(base, f.name), getattr(upper, f.name))
         for f in fields(base)
     }
-    return type(base)(**merged)
-
+    return kind(**merged)

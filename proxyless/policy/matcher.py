@@ -82,14 +82,22 @@ def header(name: str, match: HeaderMatch, *, missing_is_empty: bool = False) -> 
         name = "-bin"  # never a key of the joined headers: absent
     if match.present is not None:
         wanted = match.present is not match.invert
-        return lambda headers, _rng=None: (name in headers) is wanted
+
+        def is_there(headers: Headers, _rng: Rng | None = None) -> bool:
+            return (name in headers) is wanted
+
+        return is_there
     ask = _range(match) if match.range is not None else text(match)
     invert = match.invert
     default = "" if missing_is_empty else None
 
     if match.exact is not None and not (match.ignore_case or invert or missing_is_empty):
         exact = match.exact  # the usual question, without a call for each of its parts
-        return lambda headers, _rng=None: headers.get(name) == exact
+
+        def is_equal(headers: Headers, _rng: Rng | None = None) -> bool:
+            return headers.get(name) == exact
+
+        return is_equal
 
     def test(headers: Headers, _rng: Rng | None = None) -> bool:
         value = headers.get(name, default)

@@ -7,23 +7,16 @@ registry that is down is asked again, one that has forgotten the entry gets it a
 
 from __future__ import annotations
 
-import inspect
 import logging
 import random
 import threading
-import time
 from collections.abc import Callable
 from typing import Final, Protocol
 
-import grpc
-from grpc_health.v1 import health_pb2, health_pb2_grpc
-
 from proxyless.model.instance import Instance
+from proxyless.server.probe import doubt
 
 log = logging.getLogger("proxyless")
-
-PATIENCE: Final = 5.0
-"""Seconds that a server is given to answer before it is entered as one that has yet to."""
 
 AGAIN: Final = 1.0
 """Seconds until a server that did not answer is asked again."""
@@ -34,14 +27,6 @@ chance."""
 
 LEAVE_WITHIN: Final = 7.0
 """Seconds an exit waits for the registry: what was being asked, and the deregistration, may take 3 s each."""
-
-_CHANNEL_OPTIONS: Final = (
-    ("grpc.use_local_subchannel_pool", 1),
-    ("grpc.initial_reconnect_backoff_ms", 100),
-    ("grpc.min_reconnect_backoff_ms", 1000),
-    ("grpc.max_reconnect_backoff_ms", 500),
-    ("grpc.enable_http_proxy", 0),
-)
 
 
 class Registry(Protocol):
@@ -77,11 +62,13 @@ class Presence:
         open_registry: Callable[[], Registry],
         *,
         interval: float,
+        doubt: Callable[[Instance, threading.Event], str] = doubt,
         rng: Callable[[], float] = random.random,
     ) -> None:
         self.instance = instance
         self._open = open_registry
         self._interval = interval
+        self._doubt = doubt
         self._rng = rng
         self._registry: Registry | None = None
         self._tried = False  # to enter it: from then on it may be there, whatever we heard
@@ -127,7 +114,7 @@ class Presence:
         if there and self._passing:
             self._said = ""
             return self._interval
-        doubt = self._doubt()
+        doubt = self._doubt(self.instance, self._leaving)
         if self._leaving.is_set():
             return 0.0
         if not there or not doubt:
@@ -158,46 +145,3 @@ class Presence:
         if problem != self._said:
             self._said = problem
             log.warning("%s", problem)
-
-    # -- the question that the registry's health check will put to the server
-
-    def _doubt(self) -> str:
-        """Why the server does not serve at its address, or "". A server that is not started yet is waited
-        for.
-
-        An instance counts at once, before its first check; so the check's own question is put to it here
-        first.
-        """
-        # Without the wrappers of instrumentations: this is no call of the program's.
-        channel = inspect.unwrap(grpc.insecure_channel)(self.instance.target, options=_CHANNEL_OPTIONS)
-        question = health_pb2.HealthCheckRequest(service=self.instance.service)
-        deadline = time.monotonic() + PATIENCE
-        doubt = ""
-        with channel:
-            check = health_pb2_grpc.HealthStub(channel).Check
-            while not self._leaving.is_set():
-                try:
-                    status = check(question, timeout=0.25, wait_for_ready=True).status
-                    if status == health_pb2.HealthCheckResponse.SERVING:
-                        return ""
-                    doubt = "its health service says that it is not serving"
-                except grpc.RpcError as e:
-                    doubt = self._meaning(e)
-                if time.monotonic() > deadline:
-                    break
-                self._leaving.wait(0.05)
-        return doubt
-
-    def _meaning(self, error: grpc.RpcError) -> str:
-        code, where = error.code(), self.instance.target
-        if code is grpc.StatusCode.NOT_FOUND:
-            return (
-                f"the health service that answers at {where} does not know {self.instance.service!r}; "
-                "if the server has one of its own, give it to register(health=…)"
-            )
-        if code is grpc.StatusCode.DEADLINE_EXCEEDED:
-            return (
-                f"no server answers health checks at {where}; is it started, listening at that address, and "
-                "without TLS? Else say register(address=…)"
-            )
-        return f"the health check at {where} fails with {code.name}: {error.details()}; Consul's will, too"

@@ -19,10 +19,12 @@ from proxyless.server.health import Health
 from proxyless.server.presence import Presence
 from proxyless.server.termination import TERMINATION
 
+LOOP_WITHIN = 10.0
+"""Seconds beyond drain and grace that a busy or ending event loop has to leave on."""
 
 _STRANDED: list[Any] = []
-"""Servers whose loop ended before they did. grpcio blocks for good when such a server is collected (1.85.1), so
-none is."""
+"""Servers whose loop ended before they did. grpcio blocks for good when such a server is collected (1.85.1),
+so none is."""
 
 
 class Registration:
@@ -75,7 +77,8 @@ class Registration:
         if os.getpid() != self._pid:
             return  # a forked child: server and entry are its parent's
         self.leave()
-        TERMINATION.settle()
+        if not self._is_on_loop():  # which has to go on, or nothing would ever end
+            TERMINATION.settle()
 
     async def aclose(self) -> None:
         """The same without blocking the loop."""
@@ -112,13 +115,13 @@ class Registration:
         """Everything, from any thread."""
         if not self._health.is_aio:
             self._leave()
+        elif self._is_on_loop():
+            self._leaving_on_loop()
         elif self._loop is None or not self._loop.is_running():
             self._leave_registry()
-        elif _running_loop() is self._loop:
-            self._leaving_on_loop()
         else:
             self._loop.call_soon_threadsafe(self._leaving_on_loop)
-            self._ended.wait(self._drain + self._grace + 10.0)
+            self._ended.wait(self._drain + self._grace + LOOP_WITHIN)
 
     def leave_at_exit(self) -> None:
         """In haste. The threads that would have answered calls have ended already: there is nothing to
@@ -187,6 +190,9 @@ class Registration:
     def _has_left(self) -> None:
         self._ended.set()
         TERMINATION.remove(self)
+
+    def _is_on_loop(self) -> bool:
+        return self._loop is not None and _running_loop() is self._loop
 
     def _know_loop(self) -> None:
         if self._health.is_aio and self._loop is None:

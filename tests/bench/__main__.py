@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import asyncio
 import tempfile
+from collections.abc import Sequence
 from pathlib import Path
 
 from rich.console import Console
@@ -50,7 +51,7 @@ def _swap(console: Console) -> None:
     _print(console, "10,000 endpoints in a real Consul", ("what", "figure"), rows)
 
 
-def _print(console: Console, title: str, headings: tuple[str, ...], rows: list[tuple[str, ...]]) -> None:
+def _print(console: Console, title: str, headings: tuple[str, ...], rows: Sequence[tuple[str, ...]]) -> None:
     table = Table(*headings, title=title)
     for row in rows:
         table.add_row(*row)

@@ -58,12 +58,12 @@ def meshed(addresses: list[str]) -> proxyless.Mesh:
     return mesh
 
 
-class _Empty(grpc.UnaryUnaryClientInterceptor):  # type: ignore[misc]
+class _Empty(grpc.UnaryUnaryClientInterceptor):
     def intercept_unary_unary(self, continuation: Any, details: Any, request: Any) -> Any:
         return continuation(details, request)
 
 
-class _AioEmpty(grpc.aio.UnaryUnaryClientInterceptor):  # type: ignore[misc]
+class _AioEmpty(grpc.aio.UnaryUnaryClientInterceptor):
     async def intercept_unary_unary(self, continuation: Any, details: Any, request: Any) -> Any:
         return await continuation(details, request)
 

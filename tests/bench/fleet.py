@@ -16,9 +16,9 @@ PER_TRANSACTION = 64
 def register(agent: ConsulAgent, live: list[str], idle: int) -> None:
     """`live` addresses with the label live=yes, and `idle` more that nothing listens on."""
     agent.do("PUT", "catalog/register", {"Node": NODE, "Address": "127.0.0.1"})
-    services = [_service(f"live-{n}", *address.rsplit(":", 1), "yes") for n, address in enumerate(live)]
+    services = [_service(f"live-{n}", *address.split(":"), live="yes") for n, address in enumerate(live)]
     # 127/8 is all loopback, so every idle instance has an address of its own without leaving this machine.
-    services += [_service(f"idle-{n}", f"127.1.{n // 250}.{n % 250 + 1}", "9", "no") for n in range(idle)]
+    services += [_service(f"idle-{n}", f"127.1.{n // 250}.{n % 250 + 1}", "9", live="no") for n in range(idle)]
     for start in range(0, len(services), PER_TRANSACTION):
         operations = [
             {"Service": {"Verb": "set", "Node": NODE, "Service": service}}
@@ -29,7 +29,7 @@ def register(agent: ConsulAgent, live: list[str], idle: int) -> None:
 
 def flip(agent: ConsulAgent, number: int, turn: int) -> None:
     """Change one idle instance's meta."""
-    service = _service(f"idle-{number}", f"127.1.{number // 250}.{number % 250 + 1}", "9", "no")
+    service = _service(f"idle-{number}", f"127.1.{number // 250}.{number % 250 + 1}", "9", live="no")
     service["Meta"]["turn"] = str(turn)
     agent.do("PUT", "txn", [{"Service": {"Verb": "set", "Node": NODE, "Service": service}}])
 
@@ -47,7 +47,7 @@ def document() -> str:
     )
 
 
-def _service(name: str, address: str, port: str, live: str) -> dict[str, Any]:
+def _service(name: str, address: str, port: str, *, live: str) -> dict[str, Any]:
     return {
         "ID": name,
         "Service": SERVICE,

@@ -6,6 +6,7 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 
 COUNT = 3
 
@@ -36,7 +37,7 @@ def _serve() -> None:
 
     async def main() -> None:
         server = grpc.aio.server()
-        handler = grpc.unary_unary_rpc_method_handler(echo)
+        handler: Any = grpc.unary_unary_rpc_method_handler(echo)
         server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler("bench.Echo", {"Call": handler}),))
         print(server.add_insecure_port("127.0.0.1:0"), flush=True)
         await server.start()

@@ -17,8 +17,8 @@ from typing import Any, TypeAlias
 
 @dataclass
 class Reply:
-    """What goes out: after a delay, with a pause after each byte; the last `cut` bytes of the body are promised,
-    and then the connection is closed."""
+    """What goes out: after `delay`, with a `pause` after each byte if there is one; the last `cut` bytes of the
+    body are promised, but then the connection is closed."""
 
     status: int
     headers: dict[str, str]

@@ -77,14 +77,23 @@ def test_a_server_is_passing_at_once_with_all_that_was_said_of_it(agent: ConsulA
     """As soon as the server is started its entry counts, with meta, tags, weights and locality, and a gRPC
     check."""
     with serving(started=False) as (server, port):
-        said = {"meta": {"version": "v2"}, "tags": ["blue"], "weight": 10, "locality": "eu/eu-a"}
+        said: dict[str, Any] = {
+            "meta": {"version": "v2"},
+            "tags": ["blue"],
+            "weight": 10,
+            "locality": "eu/eu-a",
+        }
         with proxyless.register(server, "full", port=port, drain=0.0, **said) as registration:
             assert agent.health("full", passing=False) == []  # nobody could call it yet
             server.start()
             assert registration.ready(timeout=5)
             (entry,) = agent.health("full")
     service = entry["Service"]
-    assert (service["ID"], service["Address"], service["Port"]) == (f"full-127.0.0.1-{port}", "127.0.0.1", port)
+    assert (service["ID"], service["Address"], service["Port"]) == (
+        f"full-127.0.0.1-{port}",
+        "127.0.0.1",
+        port,
+    )
     assert service["Meta"] == {"version": "v2", "proxyless_locality": "eu/eu-a"}
     assert service["Tags"] == ["blue"]
     assert service["Weights"] == {"Passing": 10, "Warning": 10}
@@ -97,7 +106,9 @@ def test_consuls_own_check_asks_the_server(agent: ConsulAgent) -> None:
         own = health.HealthServicer()
         health_pb2_grpc.add_HealthServicer_to_server(own, server)
         server.start()
-        with proxyless.register(server, "asked", port=port, health=own, interval=1.0, drain=0.0) as registration:
+        with proxyless.register(
+            server, "asked", port=port, health=own, interval=1.0, drain=0.0
+        ) as registration:
             assert registration.ready(timeout=5)
             own.set("asked", NOT_SERVING)
             until(lambda: not agent.health("asked"))
@@ -130,7 +141,11 @@ def test_a_server_of_two_services_stops_with_the_last(agent: ConsulAgent) -> Non
                 assert second.ready(timeout=5)
             assert agent.health("second", passing=False) == []
             assert len(agent.health("first")) == 1
-            assert (status(port), status(port, "first"), status(port, "second")) == (SERVING, SERVING, NOT_SERVING)
+            assert (status(port), status(port, "first"), status(port, "second")) == (
+                SERVING,
+                SERVING,
+                NOT_SERVING,
+            )
         assert status(port) is grpc.StatusCode.UNAVAILABLE
 
 
@@ -148,7 +163,7 @@ def test_a_health_service_that_does_not_know_it_is_named(
     agent: ConsulAgent, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A server that has a health service of its own, and was registered without it, is not called healthy."""
-    monkeypatch.setattr("proxyless.server.presence.PATIENCE", 0.1)
+    monkeypatch.setattr("proxyless.server.probe.PATIENCE", 0.1)
     with serving(started=False) as (server, port):
         health_pb2_grpc.add_HealthServicer_to_server(health.HealthServicer(), server)
         server.start()
@@ -212,11 +227,14 @@ def test_a_token_needs_no_more_than_service_write(
 ) -> None:
     """With that right alone it is registered and deregistered; without it the refusal is logged, without the
     token."""
-    with ConsulAgent(consul_bin, tmp_path, hcl=[ACL_HCL], token=ROOT_TOKEN) as agent, serving() as (server, port):
+    with (
+        ConsulAgent(consul_bin, tmp_path, hcl=[ACL_HCL], token=ROOT_TOKEN) as agent,
+        serving() as (server, port),
+    ):
         monkeypatch.setenv("CONSUL_HTTP_ADDR", agent.address)
         enough = agent.create_token('service "allowed" { policy = "write" }')
         monkeypatch.setenv("CONSUL_HTTP_TOKEN", enough)
-        options = {"port": port, "address": "127.0.0.1", "interval": 0.2, "drain": 0.0}
+        options: dict[str, Any] = {"port": port, "address": "127.0.0.1", "interval": 0.2, "drain": 0.0}
         with proxyless.register(server, "forbidden", **options) as refused:
             with proxyless.register(server, "allowed", **options) as registration:
                 assert registration.ready(timeout=5)
@@ -229,7 +247,8 @@ def test_a_token_needs_no_more_than_service_write(
 
 
 async def test_a_server_on_asyncio_lives_the_same_life(agent: ConsulAgent) -> None:
-    """`async with`: passing once it is started, gone from Consul before it stops, and the loop never waits."""
+    """`async with`: passing once it is started, gone from Consul before it stops, and the loop never
+    waits."""
     server = grpc.aio.server()
     port = server.add_insecure_port("127.0.0.1:0")
     late = 0.0
@@ -242,7 +261,9 @@ async def test_a_server_on_asyncio_lives_the_same_life(agent: ConsulAgent) -> No
             late = max(late, time.monotonic() - before)
 
     ticking = asyncio.create_task(tick())
-    async with proxyless.register(server, "aio", port=port, meta={"version": "v2"}, drain=0.5) as registration:
+    async with proxyless.register(
+        server, "aio", port=port, meta={"version": "v2"}, drain=0.5
+    ) as registration:
         await server.start()
         assert await asyncio.to_thread(registration.ready, 5)
         (entry,) = await asyncio.to_thread(agent.health, "aio")
@@ -256,7 +277,9 @@ async def test_a_server_on_asyncio_lives_the_same_life(agent: ConsulAgent) -> No
     assert late < 0.3
 
 
-async def test_a_sync_server_in_an_asyncio_program_is_left_without_blocking_the_loop(agent: ConsulAgent) -> None:
+async def test_a_sync_server_in_an_asyncio_program_is_left_without_blocking_the_loop(
+    agent: ConsulAgent,
+) -> None:
     """`async with` takes both kinds of server."""
     with serving() as (server, port):
         async with proxyless.register(server, "mixed", port=port, drain=0.2) as registration:
@@ -325,6 +348,11 @@ time.sleep(60)
         -signal.SIGTERM,
         "True stopped",
     ),
+    "asyncio in a plain with block": (
+        AIO.replace("async with", "with") + "asyncio.run(main(lambda server: server.wait_for_termination()))",
+        -signal.SIGTERM,
+        "True stopped",
+    ),
     "asyncio that does something else": (
         AIO + "asyncio.run(main(lambda server: asyncio.sleep(60)))",
         -signal.SIGTERM,
@@ -377,7 +405,11 @@ def test_sigterm_ends_a_program_after_it_has_left(
 def test_the_end_of_the_program_is_the_end_of_its_entry(agent: ConsulAgent, start: str, end: str) -> None:
     """A program that just ends, and never closed its registration, has left all the same."""
     if start is SYNC:
-        program = start + "r = proxyless.register(server, 'ended', port=port)\nprint(r.ready(5), flush=True)\n" + end
+        program = (
+            start
+            + "r = proxyless.register(server, 'ended', port=port)\nprint(r.ready(5), flush=True)\n"
+            + end
+        )
     else:
         program = """
 import asyncio, grpc, proxyless

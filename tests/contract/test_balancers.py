@@ -102,7 +102,7 @@ def test_nodes_come_with_their_history(policy: str) -> None:
         for _ in range(20):
             picked = picker.pick(rng)
             assert picked in members
-            picked.begin()  # type: ignore[union-attr]
+            picked.begin()
     assert sum(member.inflight for member in nodes) == 50 * 20
 
 

@@ -236,7 +236,7 @@ METADATA = st.lists(
 
 @given(MATCHES, METADATA)
 def test_no_header_makes_a_matcher_raise(match: HeaderMatch, metadata: list[tuple[str, Any]]) -> None:
-    """Whatever a caller sends, the answer is yes or no; and inverted it is the other, unless it is missing."""
+    """Whatever a caller sends, the answer is yes or no; what is missing matches nothing, inverted or not."""
     headers = joined(metadata)
     found = header("a", match)(headers, lambda: 0.0)
     assert found in (True, False)

@@ -168,7 +168,7 @@ ENVOY = "envoy@00ecb000 test/common/http/header_utility_test.cc"
 def test_the_rows_that_matter_most(
     match: HeaderMatch, metadata: list[tuple[str, str]], matches: bool, _source: str
 ) -> None:
-    """Joined values, whole-value regexes, half-open ranges, and what is missing; with or without the tables."""
+    """Joined values, whole-value regexes, half-open ranges, and what is missing: kept beside the tables."""
     assert header("k", match)(joined(metadata), lambda: 0.0) is matches
 
 

@@ -92,7 +92,7 @@ def first_picks_are_by_weight(weights: list[int], percents: list[float], toleran
 
 @pytest.mark.parametrize("weights", [[25, 75], [1, 1, 8]], ids=str)
 def test_many_short_lived_clients_begin_where_the_weights_say(weights: list[int]) -> None:
-    """envoy@10f2a5bd edf_scheduler_test.cc#SchedulerWithRandomPicksFirstPickDistribution, for all balancers."""
+    """edf_scheduler_test.cc#SchedulerWithRandomPicksFirstPickDistribution (envoy@10f2a5bd), for all."""
     first_picks_are_by_weight(weights, [100 * weight / sum(weights) for weight in weights], 1.0)
 
 

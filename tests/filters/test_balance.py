@@ -1,0 +1,244 @@
+"""The last step: what brackets an attempt, where calls are kept away, and what if nobody is there."""
+
+from __future__ import annotations
+
+from functools import partial
+
+import pytest
+
+from proxyless.filters.balance import balance as last
+from proxyless.model.codes import Code
+from proxyless.model.snapshot import Snapshot
+from proxyless.script import OK, OPEN, Outcome, Rpc, Script
+from proxyless.stack import ENTRY
+from proxyless.state import Node
+from tests.fakes import START, UNAVAILABLE, UNREACHABLE, Behaviour, Reply, Simulation, play
+from tests.worlds import Known, node, on_route, planned, rpc
+
+OPENED = Reply(OPEN, after=0.1, end=OK, lasts=2.0)
+
+
+def balance(call: Rpc) -> Script[Outcome]:
+    """The filter by itself: nothing is below it."""
+    return last(call, _nobody)
+
+
+def _nobody(_rpc: Rpc) -> Script[Outcome]:
+    raise AssertionError("balance is the last filter")
+
+
+class Counted(Node):
+    """A node that counts begin and done, each by itself."""
+
+    __slots__ = ("begun", "failed", "finished")
+
+    def __init__(self, name: str) -> None:
+        made = node(name)
+        super().__init__(made.cluster, made.endpoint, type(made.send))
+        self.begun = self.finished = self.failed = 0
+
+    def begin(self) -> None:
+        super().begin()
+        self.begun += 1
+
+    def done(self, failed: bool) -> None:
+        super().done(failed)
+        self.finished += 1
+        self.failed += failed
+
+
+@pytest.mark.parametrize(
+    ("answer", "effects", "failed"),
+    [
+        (OK, ["send a"], 0),
+        (UNAVAILABLE, ["send a"], 1),
+        (UNREACHABLE, ["send a"], 1),
+        (OPENED, ["send a", "drain"], 0),
+        (Reply(OPEN, end=UNAVAILABLE, lasts=1.0), ["send a", "drain"], 1),
+    ],
+    ids=["success", "failure", "no connection", "stream", "stream that breaks"],
+)
+def test_an_attempt_is_begun_and_done_once(answer: Behaviour, effects: list[str], failed: int) -> None:
+    """In-flight counts are what balancers decide by: they must be right whatever happens."""
+    target = Counted("a")
+    did, _ = play(balance, on_route(planned(target)), a=answer)
+    assert did == effects
+    assert (target.begun, target.finished, target.failed, target.inflight) == (1, 1, failed, 0)
+
+
+@pytest.mark.parametrize("when", [0.05, 1.0], ids=["before the answer", "in the stream"])
+def test_an_abandoned_attempt_is_done_once_and_no_failure(when: float) -> None:
+    """The driver closes the script; that the caller walked away says nothing of the node."""
+    target = Counted("a")
+    call = on_route(planned(target))
+    simulation = Simulation(call.snapshot)
+    simulation.behaviours["a"] = OPENED
+    under_way = simulation.call(balance, call)
+    simulation.at(START + when, lambda: simulation.abandon(under_way))
+    simulation.run()
+    assert (target.begun, target.finished, target.failed, target.inflight) == (1, 1, 0, 0)
+
+
+def test_a_script_that_was_never_begun_leaves_no_trace() -> None:
+    """A generator that is closed before its first step has done nothing to undo."""
+    target = Counted("a")
+    balance(on_route(planned(target))).close()
+    assert (target.begun, target.finished) == (0, 0)
+
+
+def test_a_driver_that_throws_into_the_script_still_ends_the_attempt() -> None:
+    """An interrupt in the middle of a blocking call."""
+    target = Counted("a")
+    script = balance(on_route(planned(target)))
+    next(script)
+    assert target.inflight == 1
+    with pytest.raises(KeyboardInterrupt):
+        script.throw(KeyboardInterrupt())
+    assert (target.begun, target.finished, target.failed, target.inflight) == (1, 1, 0, 0)
+
+
+def test_the_node_that_was_picked_is_what_the_call_says() -> None:
+    """For retries, telemetry and `peer()`."""
+    target = node("a")
+    call = on_route(planned(target))
+    play(balance, call)
+    assert call.node is target
+
+
+# --- wait_for_ready ---
+
+
+def test_a_call_that_waits_for_ready_tries_again_while_nothing_can_be_connected() -> None:
+    """ "wait_for_ready" of the mesh, not of the one node picked: other nodes are tried, later and later."""
+    call = on_route(planned(node("a"), node("b")), wait_for_ready=True)
+    did, outcome = play(balance, call, a=[UNREACHABLE, UNREACHABLE, OK], b=UNREACHABLE)
+    assert {"send a", "send b"} == {effect for effect in did if effect.startswith("send")}
+    assert did[1:4:2] == ["sleep 0.02", "sleep 0.04"]
+    assert did[-1] == "send a"
+    assert outcome is OK
+
+
+def test_waiting_for_ready_ends_with_the_deadline() -> None:
+    """The last pause is cut to what is left, and the refusal is the deadline's."""
+    did, outcome = play(
+        balance, on_route(planned(node("a")), wait_for_ready=True, timeout=0.05), a=UNREACHABLE
+    )
+    assert did == ["send a", "sleep 0.02", "send a", "sleep 0.03"]
+    assert (outcome.code, outcome.refused) == (Code.DEADLINE_EXCEEDED, "deadline")
+
+
+def test_pauses_double_up_to_a_second() -> None:
+    """Quicker than a person, slower than a storm."""
+    did, _ = play(balance, on_route(planned(node("a")), wait_for_ready=True, timeout=6.0), a=UNREACHABLE)
+    pauses = [float(effect.split()[1]) for effect in did if effect.startswith("sleep")]
+    assert pauses[:8] == [0.02, 0.04, 0.08, 0.16, 0.32, 0.64, 1.0, 1.0]
+    assert sum(pauses) == pytest.approx(6.0)
+
+
+def test_a_failure_that_was_sent_is_not_waited_away() -> None:
+    """Only what never left this process may be sent again without a retry policy."""
+    assert play(balance, on_route(planned(node("a")), wait_for_ready=True), a=UNAVAILABLE) == (
+        ["send a"],
+        UNAVAILABLE,
+    )
+
+
+# --- nodes that cannot be connected ---
+
+
+def test_a_node_that_could_not_be_connected_is_passed_by() -> None:
+    """For a while; then one call at a time finds out whether it is back."""
+    down, up = node("a"), node("b")
+    route = planned(down, up)
+    play(balance, on_route(route), a=UNREACHABLE)
+    assert [play(balance, on_route(route, now=START + 0.1))[0] for _ in range(3)] == [["send b"]] * 3
+    probed = [play(balance, on_route(route, now=START + 0.3), a=UNREACHABLE)[0][0] for _ in range(4)]
+    assert probed.count("send a") == 1
+    assert down.reachable_at == START + 0.3 + 0.4
+
+
+def test_a_node_that_answers_again_takes_part_again() -> None:
+    """One answer of any kind shows that it can be connected."""
+    target = node("a")
+    target.unreachable(START - 10)
+    route = planned(target)
+    assert play(balance, on_route(route), a=UNAVAILABLE)[0] == ["send a"]
+    assert (target.reachable_at, target.refusals) == (0.0, 0)
+
+
+def test_a_caller_who_walks_away_says_nothing_of_the_connection() -> None:
+    """Neither that it works nor that it doesn't."""
+    target = node("a")
+    target.unreachable(START - 10)
+    script = balance(on_route(planned(target)))
+    next(script)
+    script.close()
+    assert target.refusals == 1
+
+
+def test_where_nothing_can_be_connected_any_node_is_better_than_none() -> None:
+    """A call is sent all the same: what we believe of a node may be old."""
+    members = [node(name) for name in "abc"]
+    for member in members:
+        member.unreachable(START)
+    did, outcome = play(balance, on_route(planned(*members), now=START + 0.01))
+    assert len(did) == 1
+    assert outcome is OK
+
+
+# --- nobody there ---
+
+
+@pytest.mark.parametrize("wait_for_ready", [None, False])
+def test_an_empty_destination_is_refused_at_once(wait_for_ready: bool | None) -> None:
+    """UNAVAILABLE, with where it was looked for and how to look there."""
+    did, outcome = play(balance, on_route(planned(), wait_for_ready=wait_for_ready, timeout=5.0))
+    assert did == []
+    assert (outcome.code, outcome.refused) == (Code.UNAVAILABLE, "no_endpoints")
+    assert outcome.details == (
+        "proxyless: no_endpoints: web has no endpoint that may be called (route r of web, watched as web); "
+        "see `proxyless endpoints web`"
+    )
+
+
+def test_an_empty_destination_is_waited_for_if_the_caller_would() -> None:
+    """Until there is a snapshot in which somebody is there; one that is as empty is waited through."""
+    world = Known().lives("web")
+    empty, still, filled = world.snapshot(), Snapshot(2), world.lives("web", "a:1").snapshot()
+    simulation = Simulation(empty)
+    call = simulation.call(balance, on_route(planned(), wait_for_ready=True, timeout=9.0))
+    simulation.at(START + 1, lambda: simulation.publish(still))
+    simulation.at(START + 2, lambda: simulation.publish(Snapshot(3, {}, filled.clusters)))
+    simulation.run()
+    assert call.effects == ["wait", "wait", "send a"]
+    assert call.ended_at == START + 2
+
+
+def test_waiting_for_somebody_to_appear_ends_with_the_deadline() -> None:
+    """A call that asked to wait has waited: it is its deadline that passed."""
+    did, outcome = play(balance, on_route(planned(), wait_for_ready=True, timeout=2.0))
+    assert did == ["wait"]
+    assert (outcome.code, outcome.refused) == (Code.DEADLINE_EXCEEDED, "deadline")
+
+
+def test_a_destination_nobody_has_asked_about_yet_is_waited_for() -> None:
+    """ "Not known" is not "empty": every call waits for the source's first word, until its deadline."""
+    did, outcome = play(balance, on_route(planned(known=False), timeout=2.0))
+    assert did == ["wait"]
+    assert (outcome.code, outcome.refused) == (Code.UNAVAILABLE, "not_ready")
+    assert outcome.details == (
+        "proxyless: not_ready: the source has not said yet where web runs (asked by route r)"
+    )
+
+
+def test_the_source_s_first_word_ends_the_wait() -> None:
+    """Whatever it is: endpoints are called, none is a refusal."""
+    for addresses, effects, refused in ((("a:1",), ["wait", "send a"], ""), ((), ["wait"], "no_endpoints")):
+        world = Known()
+        simulation = Simulation(world.snapshot())
+        call = simulation.call(ENTRY, rpc(simulation.snapshot, timeout=9.0))
+        simulation.at(START + 1, partial(simulation.publish, world.lives("web", *addresses).snapshot()))
+        simulation.run()
+        assert call.effects == effects
+        assert call.outcome is not None
+        assert call.outcome.refused == refused
