@@ -6,9 +6,10 @@ Both are pure: they read what is there, send nothing, draw nothing and count not
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import asdict, dataclass, fields, is_dataclass
+from dataclasses import asdict, dataclass, fields, is_dataclass, replace
 from typing import Any
 
+from proxyless.model.matches import Match, veiled
 from proxyless.model.quantities import Duration, camel
 from proxyless.model.snapshot import Cluster, PlannedRoute, ServiceTable, Snapshot
 from proxyless.model.topology import Locality
@@ -111,6 +112,13 @@ def plain(value: Any) -> Any:
     return value
 
 
+def _shown(block: Match) -> Match:
+    """Without the values of headers that carry credentials."""
+    headers = {name: veiled(name, match) for name, match in block.headers.items()}
+    without = {name: veiled(name, match) for name, match in block.without_headers.items()}
+    return replace(block, headers=headers, without_headers=without)
+
+
 def status_of(
     snapshot: Snapshot, loop: Mapping[str, Any], labels: Mapping[str, str], locality: Locality
 ) -> dict[str, Any]:
@@ -130,7 +138,7 @@ def _service(table: ServiceTable) -> dict[str, Any]:
     routes = [
         {
             "name": route.name,
-            "match": [plain(block) for block in route.route.match],
+            "match": [plain(_shown(block)) for block in route.route.match],
             "split": [
                 {"service": cluster.key.service, "subset": cluster.key.subset or None, "percent": round(100 * share, 6)}
                 for cluster, share in zip(route.clusters, route.shares, strict=False)

@@ -222,7 +222,7 @@ class Mesh:
             node.retire(self._unnamed)
 
     def _unnamed(self, node: Node) -> None:
-        self._subchannels.retire(node.address, self._nodes.named)
+        self._subchannels.retire(node.address, self._nodes.needed)
 
     def ready(self, *services: str, timeout: float | None = None) -> bool:
         """Wait until routes and endpoints of `services` (default: all that are wanted) are known.

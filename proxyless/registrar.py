@@ -77,6 +77,11 @@ def register(
         if not fits
     ]
     try:
+        place = _locality(locality, mesh)
+    except Invalid as wrong:
+        place = NOWHERE
+        findings += [Finding("locality", reason) for _, reason in wrong.problems]
+    try:
         instance = Instance(
             service,
             port,
@@ -84,7 +89,7 @@ def register(
             dict(meta or {}),
             () if isinstance(tags, str) else tuple(tags or ()),
             weight,
-            _locality(locality, mesh),
+            place,
         )
     except Invalid as wrong:
         findings += [Finding(field, reason) for field, reason in wrong.problems]
@@ -112,13 +117,9 @@ def _at_least(value: Any, least: float) -> bool:
 
 
 def _locality(given: str | None, mesh: Any) -> Locality:
-    text = given or os.environ.get("PROXYLESS_LOCALITY", "")
     if not given and mesh is not None:
         return mesh.locality  # type: ignore[no-any-return]
-    try:
-        return Locality.parse(text) if text else NOWHERE
-    except Invalid as wrong:
-        raise Invalid(*(("locality", reason) for _, reason in wrong.problems)) from None
+    return Locality.parse(given or os.environ.get("PROXYLESS_LOCALITY", ""))
 
 
 def _source(mesh: Any) -> tuple[ConsulSettings | None, str]:

@@ -149,6 +149,7 @@ class Nodes:
         self._make_send = make_send
         self._nodes: dict[tuple[ClusterKey, str], Node] = {}
         self._addresses: Counter[str] = Counter()
+        self._leaving: dict[str, list[Node]] = {}
         self._clusters: dict[ClusterKey, ClusterState] = {}
 
     def node(self, cluster: ClusterKey, endpoint: Endpoint) -> Node:
@@ -182,11 +183,19 @@ class Nodes:
             self._addresses[node.address] -= 1
             if not self._addresses[node.address]:
                 del self._addresses[node.address]
+            others = [other for other in self._leaving.get(node.address, ()) if other.inflight]
+            self._leaving[node.address] = [*others, node]
         return gone
 
-    def named(self, address: str) -> bool:
-        """Whether some node has this address."""
-        return address in self._addresses
+    def needed(self, address: str) -> bool:
+        """Whether some node has this address, or a call is under way there on any of those that had it: one address
+        is a node of every destination it belongs to, and they all share its connection."""
+        if address in self._addresses:
+            return True
+        needed = any(node.inflight for node in self._leaving.get(address, ()))
+        if not needed:
+            self._leaving.pop(address, None)
+        return needed
 
     def all(self) -> list[Node]:
         """Every node, as of now."""
@@ -197,6 +206,7 @@ class Nodes:
         for node in self._nodes.values():
             node.lock = threading.Lock()
             node.inflight = 0
+        self._leaving.clear()
         for state in self._clusters.values():
             state.renew()
 

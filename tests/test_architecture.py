@@ -170,6 +170,8 @@ def test_every_folder_has_a_charter(folder: Path) -> None:
         ("channel.adopt", "from proxyless.mesh import Mesh", "may not know mesh"),
         ("otel", "import proxyless", "may not know __init__"),
         ("mesh", "from proxyless.cli import main", "may not know cli"),
+        ("registrar", "def f():\n    from proxyless.mesh import Mesh", "may not know mesh"),
+        ("server.presence", "from proxyless.control.registry import Registry", "may not know control"),
         ("cli.demo", "async def f(): ...", "async stands only in channel"),
         ("cli.demo", "x = [i async for i in y]", "async stands only in channel"),
         ("gossip.ring", "", "gossip has no law"),

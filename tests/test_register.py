@@ -80,8 +80,14 @@ def test_what_cant_be_registered_is_refused_with_a_reason(
 def test_all_that_is_wrong_is_said_at_once(server: grpc.Server) -> None:
     """One error has every finding."""
     with pytest.raises(proxyless.ConfigError) as error:
-        proxyless.register(server, "shop", port=-1, weight=-1, meta={"a.b": "c"}, drain=-1.0)
-    assert [finding.path for finding in error.value.findings] == ["drain", "port", "weight", "meta['a.b']"]
+        proxyless.register(server, "shop", port=-1, weight=-1, meta={"a.b": "c"}, drain=-1.0, locality="/a b")
+    assert [finding.path for finding in error.value.findings] == [
+        "drain",
+        "locality",
+        "port",
+        "weight",
+        "meta['a.b']",
+    ]
 
 
 def test_what_consul_takes_is_taken() -> None:

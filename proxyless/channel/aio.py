@@ -209,6 +209,13 @@ class AioMeshChannel(grpc.aio.Channel):  # type: ignore[misc]
             except RuntimeError:  # one more has just begun, on another loop; it is made before we are closed
                 continue
 
+    def forget_ended_loops(self) -> None:
+        """`asyncio.run` is over: its calls that nobody awaited ended with it, unseen."""
+        for native, call in list(self.calls.items()):
+            if call._loop.is_closed():
+                self.calls.pop(native, None)
+                call.abandon()
+
     def mesh_closed(self) -> None:
         """The mesh this channel belongs to is being closed: no more calls. Those under way have its grace."""
         self._closed = True

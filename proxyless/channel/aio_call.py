@@ -270,11 +270,25 @@ class Driven:
         state = "under way" if self._outcome is None else Code(self._outcome.code).name
         return f"<proxyless call of {self._rpc.service} {self._rpc.method}: {state}>"
 
-    def __del__(self) -> None:
-        if getattr(self, "_outcome", self) is None:
-            if self._native is not None:
+    def abandon(self) -> None:
+        """Nobody will see the call's end: its caller has let go of it, or its loop has ended."""
+        script = getattr(self, "_script", None)
+        if self._outcome is not None or script is None:
+            return
+        self._outcome = Outcome(Code.CANCELLED, _LOCALLY_CANCELLED, refused="cancelled")
+        script.close()
+        if self._native is None:
+            return
+        try:
+            if asyncio._get_running_loop() is self._loop:
                 self._native.cancel()
-            self._script.close()
+            else:  # the garbage collector runs in whichever thread it likes
+                self._loop.call_soon_threadsafe(self._native.cancel)
+        except RuntimeError:
+            pass  # the loop is closed, and what ran on it has ended
+
+    def __del__(self) -> None:
+        self.abandon()
 
 
 async def ending(native: Any) -> Outcome:

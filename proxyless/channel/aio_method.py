@@ -32,7 +32,9 @@ class _Method:
         self._channel = channel
         self._method = method
         signature = (method, serialize, deserialize, bool(registered))
-        self._wires = AioWires(self._arity, signature, channel.profile, channel.subchannels)
+        self._wires = AioWires(
+            self._arity, signature, channel.profile, channel.subchannels, channel.forget_ended_loops
+        )
         # The list itself: libraries append to it after the channel, and even the stub, was made.
         self._interceptors: list[Any] = getattr(channel, f"_{self._arity}_interceptors")
 

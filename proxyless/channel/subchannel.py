@@ -116,11 +116,14 @@ class Subchannels:
         """Have everybody look their channels up again: settings of connections have changed."""
         self.generation += 1
 
-    def retire(self, address: str, is_named: Callable[[str], bool]) -> None:
-        """Close the channels to `address` after a while, unless it is named again by then."""
+    def retire(self, address: str, is_needed: Callable[[str], bool]) -> None:
+        """Close the channels to `address` after a while, unless it is named again or called by then.
+
+        Whoever ends the last call on it asks again.
+        """
 
         def close() -> None:
-            if not is_named(address):
+            if not is_needed(address):
                 self._close(lambda key: key[1] == address)
 
         self._timers.after(LINGER, close)

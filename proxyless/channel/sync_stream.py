@@ -176,11 +176,24 @@ class StreamCall(grpc.Call, grpc.Future):  # type: ignore[misc]
 
     def _final(self, timeout: float | None) -> Outcome:
         progress = self._progress
-        with progress.changed:
-            if not progress.changed.wait_for(lambda: progress.outcome is not None, timeout):
-                raise grpc.FutureTimeoutError()
-            assert progress.outcome is not None
-            return progress.outcome
+        until = None if timeout is None else progress.channel.clock() + timeout
+        while progress.outcome is None:
+            native = self.native
+            if native is not None:
+                # A stream that no thread reads for us (SingleThreadedUnaryStream) raises UsageError here, as it
+                # would for whoever asked grpcio.
+                try:
+                    native.exception(timeout=0)
+                except (grpc.FutureTimeoutError, grpc.FutureCancelledError):
+                    pass
+            left = None if until is None else until - progress.channel.clock()
+            with progress.changed:
+                if not progress.changed.wait_for(
+                    lambda: progress.outcome is not None or self.native is not native,  # noqa: B023
+                    left,
+                ):
+                    raise grpc.FutureTimeoutError()
+        return progress.outcome
 
     def _done(self, timeout: float | None) -> Outcome:
         outcome = self._final(timeout)

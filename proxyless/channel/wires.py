@@ -7,6 +7,7 @@ one dictionary look-up and the comparison of one number.
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
 from typing import Any
 
 from proxyless.channel.requests import AioFeeding, Feeding
@@ -48,15 +49,21 @@ class SyncWires:
 class AioWires:
     """For event loops: grpcio binds a channel to its loop, and a process may run several."""
 
-    __slots__ = ("_arity", "_known", "_profile", "_subchannels", "signature")
+    __slots__ = ("_arity", "_known", "_loop_ended", "_profile", "_subchannels", "signature")
 
     def __init__(
-        self, arity: str, signature: tuple[Any, ...], profile: Profile, subchannels: Subchannels
+        self,
+        arity: str,
+        signature: tuple[Any, ...],
+        profile: Profile,
+        subchannels: Subchannels,
+        loop_ended: Callable[[], None],
     ) -> None:
         self._arity = arity
         self.signature = signature
         self._profile = profile
         self._subchannels = subchannels
+        self._loop_ended = loop_ended
         self._known: tuple[int, asyncio.AbstractEventLoop | None, dict[NodeState, Any]] = (-1, None, {})
 
     def of(self, rpc: Rpc, loop: asyncio.AbstractEventLoop) -> Any:
@@ -64,6 +71,8 @@ class AioWires:
         generation, known_loop, by_node = self._known
         if known_loop is not loop or generation != self._subchannels.generation:
             # Two loops that share one channel object take turns here: slower, never wrong.
+            if known_loop is not None and known_loop.is_closed():
+                self._loop_ended()
             generation, known_loop, by_node = self._known = (self._subchannels.generation, loop, {})
         native = by_node.get(rpc.node)
         if native is None:

@@ -19,6 +19,9 @@ from proxyless.cli.session import View, look
 if TYPE_CHECKING:
     from proxyless.model.snapshot import Cluster
 
+MOST = 40
+"""Endpoints that are shown to a person; of thousands nobody reads the rest."""
+
 Service = Annotated[str, typer.Argument(metavar="SERVICE", help="The service that the channel is opened to.")]
 Method = Annotated[str, typer.Argument(metavar="METHOD", help="The full name: /package.Service/Method.")]
 Headers = Annotated[
@@ -96,7 +99,9 @@ def _show(view: View, made: Mapping[str, Any]) -> None:
     if made["endpoints"]:
         screen.line()
         screen.line(("Endpoints", TITLE))
-        places.table(made["endpoints"], indent=2)
+        places.table(made["endpoints"][:MOST], indent=2)
+        if len(made["endpoints"]) > MOST:
+            screen.line((f"  and {len(made['endpoints']) - MOST} more; -o json has all of them", QUIET))
     _policy(made)
     _samples(made.get("samples"))
 

@@ -54,11 +54,13 @@ def line(*cells: Cell) -> None:
 
 def note(text: str) -> None:
     """Beside the result: on standard error, so that a program that reads the result doesn't read it."""
+    sys.stdout.flush()
     console(stderr=True).print(Text(f"note: {plain(text)}", style=DOUBTFUL), soft_wrap=True)
 
 
 def failed(message: str, advice: Iterable[str] = ()) -> None:
     """Why the command ends here, and what to do about it."""
+    sys.stdout.flush()
     screen = console(stderr=True)
     screen.print(Text.assemble(("proxyless: ", BAD), plain(message)), soft_wrap=True)
     for one in advice:

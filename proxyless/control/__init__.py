@@ -11,7 +11,7 @@ the methods of `Source`, given to `connect(source=…)` or found through the ent
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 from proxyless.model.findings import Finding
@@ -26,11 +26,11 @@ class RawDocument:
     """A document as its source holds it: `key` is `mesh` or `services/<service>`, `version` the source's own."""
 
     key: str
-    text: str | bytes
+    text: str | bytes = field(repr=False)
     version: str
     origin: str
     """Where a person would look for it: `consul:proxyless/v1/services/web`, `mesh.yaml#services.web`."""
-    data: Any = None
+    data: Any = field(default=None, repr=False)
     """Its content already read, where the document is a part of a larger text (then `text` is empty)."""
     lines: Mapping[tuple[str | int, ...], int] | None = None
     findings: tuple[Finding, ...] = ()

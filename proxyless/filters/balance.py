@@ -7,8 +7,8 @@ failure, cancellation, or a caller who lets go of a stream (the driver closes th
 from __future__ import annotations
 
 from proxyless.model.codes import Code
-from proxyless.model.snapshot import NodeState
-from proxyless.script import ABANDONED, DRAIN, Outcome, Rpc, Script, Service, refuse, sleep, wait
+from proxyless.model.snapshot import NodeState, Snapshot
+from proxyless.script import ABANDONED, DRAIN, Outcome, Rpc, Script, Service, refuse, wait
 
 FIRST_PAUSE = 0.02
 LONGEST_PAUSE = 1.0
@@ -51,8 +51,24 @@ def balance(rpc: Rpc, _next: Service) -> Script[Outcome]:
             return outcome
         # "wait_for_ready: queue while there is no usable endpoint" - of the mesh, not of the one node that
         # happened to be picked: forwarded to a single connection it would pin the call to a dead endpoint.
-        yield from sleep(pause if rpc.deadline is None else max(0.0, min(pause, rpc.deadline - rpc.now)))
+        yield from _look_again(rpc, rpc.now + pause)
         pause = min(pause * 2, LONGEST_PAUSE)
+
+
+def _look_again(rpc: Rpc, at: float) -> Script[None]:
+    """Wait until that instant, or until somebody else can be called: all whom the call knows may be dead."""
+    until = at if rpc.deadline is None else min(at, rpc.deadline)
+    while (newer := (yield from wait(rpc.snapshot.version, until))) is not None:
+        known = rpc.cluster
+        _follow(rpc, newer)
+        if rpc.cluster is not known:
+            return
+
+
+def _follow(rpc: Rpc, newer: Snapshot) -> None:
+    """Go by what a newer snapshot says of the destination."""
+    rpc.snapshot = newer
+    rpc.cluster = newer.clusters.get(rpc.cluster.key, rpc.cluster)
 
 
 def _suits(rpc: Rpc, node: NodeState) -> bool:
@@ -101,8 +117,7 @@ def _no_endpoints(rpc: Rpc) -> Script[Outcome | None]:
             return (yield from _expired(rpc))
         outcome = yield from refuse(Code.UNAVAILABLE, "not_ready" if not cluster.known else "no_endpoints", _why_none(rpc))
         return outcome
-    rpc.snapshot = newer
-    rpc.cluster = newer.clusters.get(cluster.key, cluster)
+    _follow(rpc, newer)
     return None
 
 

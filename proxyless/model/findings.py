@@ -11,13 +11,19 @@ class Finding:
 
     `path` is the place in the document (`routes[2].retry.attempts`, empty for the whole of it), `reason`
     what was found and what was expected, `line` the 1-based line of the text where it is known, `hint` the
-    way out.
+    way out. Each is one plain line, whatever the document holds: findings go to logs and terminals.
     """
 
     path: str
     reason: str
     line: int | None = None
     hint: str = ""
+
+    def __post_init__(self) -> None:
+        for name in ("path", "reason", "hint"):
+            text = getattr(self, name)
+            if not text.isprintable():
+                object.__setattr__(self, name, "".join(c if c.isprintable() else repr(c)[1:-1] for c in text))
 
     def __str__(self) -> str:
         where = self.path

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields, replace
 from typing import Annotated
 
 from proxyless.model.findings import Invalid
@@ -19,6 +20,9 @@ Literally = Annotated[str, AtMost(LONGEST)]
 Regex = Annotated[str, AtMost(LONGEST_REGEX)]
 
 _WAYS = ("exact", "prefix", "suffix", "contains", "regex")
+
+_CREDENTIAL = re.compile("authorization|cookie|token|secret|password|credential|api-?key|session|signature")
+_VEIL = "…"
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,7 +54,7 @@ class Range:
             raise Invalid(("", f"the end cannot be smaller than start, got {self.start}..{self.end}"))
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, repr=False)
 class HeaderMatch:
     """One way of asking a header. A missing header matches nothing but `present: false`, inverted or not."""
 
@@ -67,6 +71,18 @@ class HeaderMatch:
 
     def __post_init__(self) -> None:
         checked(self, *_one_way(self, (*_WAYS, "present", "range")))
+
+    def __repr__(self) -> str:
+        """Without the value: which header it is of is not known here, and reprs end up in logs."""
+        said = ((f.name, getattr(self, f.name)) for f in fields(self) if getattr(self, f.name) not in (None, False))
+        return f"HeaderMatch({', '.join(f'{name}={_VEIL if name in _WAYS else value}' for name, value in said)})"
+
+
+def veiled(name: str, match: HeaderMatch) -> HeaderMatch:
+    """`match` as people may be shown it: of a header that carries a credential the value is left out."""
+    if not _CREDENTIAL.search(name):
+        return match
+    return replace(match, **{way: _VEIL for way in _WAYS if getattr(match, way) is not None})
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,6 +7,7 @@ A quantity used in a dataclass field is checked in two places by one rule: when 
 
 from __future__ import annotations
 
+import json
 import math
 import re
 from collections.abc import Callable
@@ -18,7 +19,7 @@ from proxyless.model.findings import Invalid
 
 T = TypeVar("T")
 
-_PART = re.compile(r"(\d+(?:\.\d+)?)(h|ms|m|s|us|µs|ns)")
+_PART = re.compile(r"([0-9]+(?:\.[0-9]+)?)(h|ms|m|s|us|µs|ns)")
 _SECONDS = {"h": 3600.0, "m": 60.0, "s": 1.0, "ms": 1e-3, "us": 1e-6, "µs": 1e-6, "ns": 1e-9}
 _PRINTED = (("h", 3600.0), ("m", 60.0), ("s", 1.0))
 
@@ -72,9 +73,16 @@ class Duration(float):
     def __get_pydantic_json_schema__(cls, _schema: Any, _handler: Any) -> dict[str, Any]:
         return {
             "type": "string",
-            "pattern": r"^([0-9]+(\.[0-9]+)?(h|ms|m|s|us|ns))+$",
+            "pattern": r"^([0-9]+(\.[0-9]+)?(h|ms|m|s|us|µs|ns))+$",
             "examples": ["250ms", "1.5s", "1m30s"],
         }
+
+
+class _Number(float):
+    """A number as people write it: 1000000000, not 1e+09."""
+
+    def __str__(self) -> str:
+        return f"{self:.15g}"
 
 
 class Rule:
@@ -104,8 +112,8 @@ class Between(Rule):
 
     def check(self, value: Any) -> Any:
         if not (math.isfinite(value) and self.low <= value <= self.high):
-            low, high = (Duration(n) if isinstance(value, Duration) else f"{n:g}" for n in (self.low, self.high))
-            raise ValueError(f"must be {low} to {high}, got {value}")
+            kind = Duration if isinstance(value, Duration) else _Number
+            raise ValueError(f"must be {kind(self.low)} to {kind(self.high)}, got {kind(value)}")
         return value
 
     def schema(self) -> dict[str, Any]:
@@ -129,7 +137,9 @@ class Shaped(Rule):
         if not 1 <= len(value) <= self.longest:
             raise ValueError(f"must have 1 to {self.longest} characters, has {len(value)}")
         if not self.pattern.fullmatch(value):
-            raise ValueError(f"must be {self.called}, got {_shown(value)}")
+            meant = value.lower().replace(" ", "-")
+            hint = f": did you mean {_shown(meant)}?" if self.pattern.fullmatch(meant) else ""
+            raise ValueError(f"must be {self.called}, got {_shown(value)}{hint}")
         return value
 
     def schema(self) -> dict[str, Any]:
@@ -206,5 +216,5 @@ Weight = Annotated[float, Between(0, 1e9)]
 
 
 def _shown(value: object) -> str:
-    text = repr(value)
+    text = json.dumps(value) if isinstance(value, str) else repr(value)
     return text if len(text) <= 60 else text[:57] + "..."

@@ -72,8 +72,9 @@ class HeaderEdit:
     """Changes to the request metadata: `remove` first, then `set` (replaces), then `add` (appends)."""
 
     __pydantic_config__ = STRICT
-    set: Annotated[Mapping[HeaderName, str], AtMost(64)] = field(default_factory=dict, hash=False)
-    add: Annotated[Mapping[HeaderName, str], AtMost(64)] = field(default_factory=dict, hash=False)
+    # Not in reprs, which end up in logs: a document may set a token.
+    set: Annotated[Mapping[HeaderName, str], AtMost(64)] = field(default_factory=dict, hash=False, repr=False)
+    add: Annotated[Mapping[HeaderName, str], AtMost(64)] = field(default_factory=dict, hash=False, repr=False)
     remove: Annotated[tuple[HeaderName, ...], AtMost(64)] = ()
 
     def __post_init__(self) -> None:
@@ -82,7 +83,11 @@ class HeaderEdit:
             for name, value in pairs.items():
                 if wrong := _name_problem(name) or _value_problem(name, value):
                     problems.append((f"{verb}.{name}", wrong))
-        problems += [(f"remove.{name}", wrong) for name in self.remove if (wrong := _name_problem(name))]
+        problems += [
+            (f"remove[{index}]", wrong)
+            for index, name in enumerate(self.remove)
+            if (wrong := _name_problem(name))
+        ]
         checked(self, *problems)
 
 

@@ -123,7 +123,7 @@ class Presence:
             if doubt:
                 self._say(f"{self.instance.id} is registered, but not as healthy: {doubt}")
             else:
-                again = " again: the entry was gone" if self._entered else ""
+                again = " again: the entry was gone" if self._passing else ""
                 log.info("%s is registered at %s%s", self.instance.id, self._registry.name, again)
                 self._said = ""
                 self.ready.set()

@@ -171,8 +171,8 @@ class Registration:
 
     def _leave_registry(self) -> None:
         """All that is left to do: without its loop a server on asyncio serves nobody."""
-        _STRANDED.append(self._server)
         if self._first():
+            _STRANDED.append(self._server)
             try:
                 self._leave_presence()
             finally:

@@ -41,18 +41,23 @@ class Termination:
     """All who are to leave before this process ends."""
 
     def __init__(self) -> None:
+        self._previous: Any = None
+        self.renew()
+
+    def renew(self) -> None:
+        """Begin anew, in a forked child: nobody who was to leave is here. The handler stays installed."""
         self._lock = threading.Lock()
         self._leavers: tuple[Leaver, ...] = ()
         self._mail: SimpleQueue[int | None] = SimpleQueue()
-        self._previous: Any = None
-        self._signalled = False
+        self._signalled = False  # and the thread has not raised it again yet
+        self._under_way = False  # the same, but until the main thread has the signal
         self._main_is_done = threading.Event()
 
     def add(self, leaver: Leaver) -> None:
         """From now on `leaver` is told."""
         with self._lock:
             if not self._leavers:
-                self._mail = SimpleQueue()
+                self._mail, self._main_is_done = SimpleQueue(), threading.Event()
                 name = "proxyless-termination"
                 threading.Thread(target=self._run, args=(self._mail,), name=name, daemon=True).start()
             self._leavers += (leaver,)
@@ -71,13 +76,13 @@ class Termination:
     def settle(self) -> None:
         """The main thread has nothing more to do: it must not end the process in another way than SIGTERM
         does."""
-        while self._signalled and _in_main_thread():
+        while self._under_way and _in_main_thread():
             self._main_is_done.set()
             time.sleep(0.005)
 
     async def settle_aio(self) -> None:
         """The same for the main thread's event loop."""
-        while self._signalled and _in_main_thread():
+        while self._under_way and _in_main_thread():
             self._main_is_done.set()
             await asyncio.sleep(0.005)
 
@@ -94,20 +99,26 @@ class Termination:
         if current == self._on_sigterm:
             return
         if not _in_main_thread() or current is None:
-            why = (
-                "it was not called in the main thread" if current else "SIGTERM is handled outside of Python"
-            )
+            why = "SIGTERM is handled outside of Python" if current is None else "this is not the main thread"
             log.warning("register() can't handle SIGTERM: %s; close the registration before exit", why)
             return
         self._previous = current
         signal.signal(signal.SIGTERM, self._on_sigterm)
 
     def _on_sigterm(self, signum: int, frame: Any) -> None:
+        if self._signalled:
+            return  # to send it twice makes nothing go faster
         if self._leavers:
-            if not self._signalled:  # to send it twice makes nothing go faster
-                self._signalled = True
-                self._mail.put(signum)
-        elif callable(self._previous):
+            self._signalled = self._under_way = True
+            self._mail.put(signum)
+            if self._leavers:
+                return
+            # The last has just left, and the thread may have ended before it saw the signal.
+            self._signalled = self._under_way = False
+        self._hand_on(signum, frame)
+
+    def _hand_on(self, signum: int, frame: Any) -> None:
+        if callable(self._previous):
             self._previous(signum, frame)
         elif self._previous is signal.SIG_DFL:
             signal.signal(signum, signal.SIG_DFL)
@@ -132,9 +143,9 @@ class Termination:
             self._main_is_done.wait(LAST_WORDS)
         finally:
             self._leavers = ()  # whoever failed to leave, too
-            signal.pthread_kill(threading.main_thread().ident or 0, signum)
-            self._main_is_done.clear()
             self._signalled = False
+            signal.pthread_kill(threading.main_thread().ident or 0, signum)
+            self._under_way = False
 
 
 def _in_main_thread() -> bool:
@@ -143,12 +154,5 @@ def _in_main_thread() -> bool:
 
 TERMINATION = Termination()
 
-
-def _after_fork() -> None:
-    previous = TERMINATION._previous
-    TERMINATION.__init__()  # type: ignore[misc]  # the same object: its handler is installed
-    TERMINATION._previous = previous
-
-
 atexit.register(TERMINATION.at_exit)
-os.register_at_fork(after_in_child=_after_fork)
+os.register_at_fork(after_in_child=TERMINATION.renew)

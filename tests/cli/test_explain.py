@@ -1,4 +1,4 @@
-"""`proxyless explain`: the decision, in words and as the contract's keys, and the draws that follow from it."""
+"""`proxyless explain`: the decision, in words and as the contract's keys, and the draws that follow."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from tests.cli.conftest import Program, Run
+from tests.cli.invoking import Program, Run
 
 KEYS = [
     *("service", "method", "route", "refusal", "rejected", "split", "endpoints"),
@@ -135,6 +135,17 @@ def test_the_values_of_the_metadata_are_not_shown(run: Run, shop: str) -> None:
         assert "S3CR3T" not in made.output
 
 
+def test_of_thousands_of_endpoints_a_screen_shows_some_and_json_all(run: Run, tmp_path: Path) -> None:
+    """The reason and the policy stay in sight."""
+    path = tmp_path / "mesh.yaml"
+    listed = ", ".join(f'{{address: "127.0.0.1:{port}"}}' for port in range(1000, 3000))
+    path.write_text(f"endpoints: {{web: [{listed}]}}\n")
+    result = run("explain", "web", "/a.B/C", "--source", f"file:{path}")
+    assert "and 1960 more; -o json has all of them" in result.stdout
+    assert result.stdout.count("127.0.0.1:") == 40
+    assert len(explained(run, "web", "/a.B/C", "--source", f"file:{path}")["endpoints"]) == 2000
+
+
 def test_a_service_that_nobody_knows_is_named_with_the_nearest(run: Run, shop: str) -> None:
     """To a client it would be a service without endpoints; to a person it is a slip."""
     result = run("explain", "shpo", "/a.B/C", "--source", shop)
@@ -145,7 +156,9 @@ def test_a_service_that_nobody_knows_is_named_with_the_nearest(run: Run, shop: s
 
 def test_samples_fall_as_the_split_and_the_weights_say(run: Run, shop: str) -> None:
     """20,000 draws over 90/10 and, inside the 90, over weights 1/3: each share within 3 sigma."""
-    samples = explained(run, "shop", "/a.B/C", "--samples", "20000", "--seed", "1", "--source", shop)["samples"]
+    samples = explained(run, "shop", "/a.B/C", "--samples", "20000", "--seed", "1", "--source", shop)[
+        "samples"
+    ]
     assert samples["calls"] == 20000
     assert {one["route"] for one in samples["went"]} == {"rollout"}
     calls = {one["address"]: one["calls"] for one in samples["went"]}
@@ -159,7 +172,9 @@ def test_samples_fall_as_the_split_and_the_weights_say(run: Run, shop: str) -> N
 def test_the_same_seed_draws_the_same(program: Program, shop: str) -> None:
     """In two processes: pickers begin where the seed says, not where the mesh's own dice fell."""
     arguments = ("explain", "shop", "/a.B/C", "--samples", "500", "--source", shop, "-o", "json")
-    one, same, other = (json.loads(program(*arguments, "--seed", seed).stdout)["samples"] for seed in (5, 5, 6))
+    one, same, other = (
+        json.loads(program(*arguments, "--seed", seed).stdout)["samples"] for seed in (5, 5, 6)
+    )
     assert one == same
     assert one["went"] != other["went"]
 

@@ -1,4 +1,4 @@
-"""The table of commands: what `--help` says, how a slip is answered, and that nothing is loaded before its time."""
+"""The table of commands: what `--help` says, how a slip is answered, that nothing is loaded too early."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from importlib.util import find_spec
 import pytest
 
 from proxyless.cli.app import COMMANDS
-from tests.cli.conftest import CHECKOUT, Program, Run
+from tests.cli.invoking import CHECKOUT, Program, Run
 
 
 def test_help_lists_every_command_with_what_it_does(run: Run) -> None:
@@ -40,7 +40,11 @@ def test_every_command_has_its_file(name: str) -> None:
 
 @pytest.mark.parametrize(
     ("slip", "answer"),
-    [("statsu", 'did you mean "status"?'), ("expalin", 'did you mean "explain"?'), ("zzz", "there are demo,")],
+    [
+        ("statsu", 'did you mean "status"?'),
+        ("expalin", 'did you mean "explain"?'),
+        ("zzz", "there are demo,"),
+    ],
 )
 def test_a_slip_of_the_pen_is_answered_with_the_nearest_command(run: Run, slip: str, answer: str) -> None:
     """A command that isn't there is misuse, and the answer says what was probably meant."""

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.cli.conftest import SHOP, Run
+from tests.cli.invoking import SHOP, Run
 
 
 def columns(text: str) -> list[list[str]]:
@@ -82,7 +82,9 @@ def test_endpoints_are_shown_for_every_destination(run: Run, shop: str) -> None:
 def test_a_destination_without_an_endpoint_is_a_finding(run: Run, tmp_path: Path) -> None:
     """`endpoints` and `status` end with 1 and name it: calls there fail."""
     path = tmp_path / "mesh.yaml"
-    path.write_text("services: {web: {subsets: {canary: {labels: {v: c}}}, routes: [{split: [{subset: canary}]}]}}")
+    path.write_text(
+        "services: {web: {subsets: {canary: {labels: {v: c}}}, routes: [{split: [{subset: canary}]}]}}"
+    )
     endpoints = run("endpoints", "web", "--source", f"file:{path}")
     assert endpoints.exit_code == 1
     assert "web/canary has no endpoint that may be called" in endpoints.stderr
@@ -98,7 +100,10 @@ def test_status_is_good_news_when_all_is_well(run: Run, shop: str) -> None:
     assert result.stdout.startswith(f"Source     {shop}   in sync\n")
     rows = columns(result.stdout)
     assert ["shop", "stable", "2", "2 healthy"] in rows
-    assert [row[2] for row in rows if row and row[0] in ("mesh", "services/shop")] == ["in effect", "in effect"]
+    assert [row[2] for row in rows if row and row[0] in ("mesh", "services/shop")] == [
+        "in effect",
+        "in effect",
+    ]
 
 
 def test_status_names_every_finding_of_an_invalid_document(run: Run, tmp_path: Path) -> None:

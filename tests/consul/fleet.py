@@ -1,4 +1,4 @@
-"""Real gRPC servers in a real Consul, and the documents about them: the world that the mesh tests are played in."""
+"""Real gRPC servers in a real Consul, and the documents about them: the world that the mesh tests play in."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ Reply = echo_pb2.EchoReply
 SUBSETS = {"stable": {"labels": {"version": "v1"}}, "canary": {"labels": {"version": "v2"}}}
 
 
-class Server(echo_pb2_grpc.EchoServicer):  # type: ignore[misc]
+class Server(echo_pb2_grpc.EchoServicer):
     """A gRPC server that notes when each of its calls arrived."""
 
     def __init__(self, name: str, version: str, port: int = 0) -> None:
@@ -48,6 +48,10 @@ class Server(echo_pb2_grpc.EchoServicer):  # type: ignore[misc]
         self.grpc.stop(grace).wait()
         self._pool.shutdown()
 
+    def until_called(self, within: float = 5.0) -> None:
+        """Wait for the first call."""
+        eventually(lambda: self.arrivals, within)
+
     def Unary(self, request: Request, _context: grpc.ServicerContext) -> Reply:
         self.arrivals.append(time.monotonic())
         if request.delay_ms:
@@ -55,7 +59,7 @@ class Server(echo_pb2_grpc.EchoServicer):  # type: ignore[misc]
         return Reply(message=request.message, served_by=self.name)
 
     def ServerStream(self, request: Request, context: grpc.ServicerContext) -> Iterator[Reply]:
-        """One message at once and one every `delay_ms`; `count` in all, unless the server is told to hang up."""
+        """One message at once and one every `delay_ms`; `count` in all, unless the server is stopped."""
         self.arrivals.append(time.monotonic())
         for sequence in range(request.count):
             if sequence and (self.hang_up.wait(request.delay_ms / 1000) or not context.is_active()):
@@ -88,7 +92,7 @@ class Fleet:
         self.agent.register(self.service, server.port, id=server.id, **registration)
 
     def document(self, content: object, service: str = "") -> float:
-        """Write the service's document, text as it is and anything else as JSON; the instant Consul had it."""
+        """Write the service's document: text as it is, else as JSON; the instant at which Consul had it."""
         key = f"{self.prefix}/services/{service or self.service}"
         text = content if isinstance(content, (str, bytes)) else json.dumps(content)
         self._documents[key] = text

@@ -1,5 +1,4 @@
-"""A proxy in front of a Consul agent that lies: it breaks, delays and rewrites answers, and counts what is
-asked."""
+"""A proxy in front of a Consul agent that lies: it breaks, delays and rewrites answers, and counts."""
 
 from __future__ import annotations
 
@@ -17,8 +16,7 @@ from typing import Any, TypeAlias
 
 @dataclass
 class Reply:
-    """What goes out: after `delay`, with a `pause` after each byte if there is one; the last `cut` bytes of the
-    body are promised, but then the connection is closed."""
+    """What goes out: after a delay, with a pause after each byte; the last `cut` bytes are promised only."""
 
     status: int
     headers: dict[str, str]

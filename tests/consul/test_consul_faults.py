@@ -63,8 +63,7 @@ def test_an_agent_that_stays_empty_is_believed_in_the_end(agent: ConsulAgent) ->
 
 
 def test_a_hung_agent_is_noticed_survived_and_closed_on(agent: ConsulAgent, impatient: float) -> None:
-    """SIGSTOP: connections are accepted and never answered. Stale after the read's timeout, fresh after
-    SIGCONT."""
+    """SIGSTOP: connections are accepted and never answered. Stale after a while, fresh after SIGCONT."""
     agent.put_kv("proxyless/v1/mesh", "old")
     with following(agent.address) as (_, sink):
         sink.until("documents", mesh_is("old"))
@@ -86,8 +85,7 @@ def test_a_hung_agent_is_noticed_survived_and_closed_on(agent: ConsulAgent, impa
 
 
 def test_a_restored_snapshot_is_seen_though_its_index_is_lower(consul_bin: str, tmp_path: Path) -> None:
-    """The watch in flight is answered with the old data and the old index: a naive one is blind for its whole
-    wait."""
+    """The watch in flight is told the old data and the old index: a naive one is blind for a wait."""
     with ConsulAgent(consul_bin, tmp_path, disk=True) as agent:
         agent.put_kv("proxyless/v1/mesh", "old")
         snapshot = agent.do("GET", "snapshot").body

@@ -16,8 +16,9 @@ from tests.agent import ROOT_TOKEN, ConsulAgent
 from tests.consul.lying_proxy import echoing, late, lying_proxy
 from tests.consul.recorder import HOLD, WAIT, WEB, following, is_empty, mesh_is
 
+READ = 'service_prefix "" { policy = "read" } node_prefix "" { policy = "read" } '
 
-# --- rights
+
 def rewrite(agent: ConsulAgent, secret: str, rules: str) -> None:
     """Give the token's policy other rules."""
     (policy,) = agent.do("GET", "acl/token/self", token=secret).json()["Policies"]
@@ -25,8 +26,7 @@ def rewrite(agent: ConsulAgent, secret: str, rules: str) -> None:
 
 
 def test_rights_that_are_taken_away_take_nothing_else_with_them(guarded: ConsulAgent) -> None:
-    """A narrowed policy shows an empty catalog and an empty KV: all stays and is said; given back, all goes
-    on."""
+    """A narrowed policy shows an empty catalog and KV: all stays and is said; given back, it goes on."""
     rules = READ + 'key_prefix "proxyless/" { policy = "read" }'
     token = guarded.create_token(rules)
     with following(guarded.address, WEB, wait=1.0, environ={"CONSUL_HTTP_TOKEN": token}) as (_, sink):
@@ -80,8 +80,7 @@ def test_a_token_that_may_not_read_the_documents_is_an_outage_and_not_an_empty_m
     "rules", ['node_prefix "" { policy = "read" }', 'service_prefix "" { policy = "read" }']
 )
 def test_a_service_that_may_not_be_seen_is_said_to_be(guarded: ConsulAgent, rules: str) -> None:
-    """Without service:read or without node:read the list is empty from the start; nobody waits, and the way
-    out is named."""
+    """Without service:read or without node:read the list is empty; nobody waits, and the way out is named."""
     token = guarded.create_token(rules + ' key_prefix "proxyless/" { policy = "read" }')
     with following(guarded.address, WEB, environ={"CONSUL_HTTP_TOKEN": token}) as (_, sink):
         sink.until("endpoints", is_empty)
@@ -91,8 +90,7 @@ def test_a_service_that_may_not_be_seen_is_said_to_be(guarded: ConsulAgent, rule
 def test_the_token_is_sent_and_never_shown(
     guarded: ConsulAgent, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Not in a log at any level, a repr, the status, a reason or an exception; not even if a proxy shows it
-    to us."""
+    """Not in a log, a repr, the status, a reason or an exception; not even if a proxy shows it to us."""
     caplog.set_level(logging.DEBUG)
     token = guarded.create_token(READ + 'key_prefix "proxyless/" { policy = "read" }')
     with lying_proxy(guarded.http_port) as proxy:

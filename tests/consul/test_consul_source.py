@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-import math
+import os
 import statistics
 import threading
 import time
@@ -46,8 +46,7 @@ def test_documents_and_endpoints_arrive_and_follow_each_change(consul: ConsulAge
 def test_two_hundred_edits_in_a_row_are_each_seen_within_milliseconds(
     consul: ConsulAgent, prefix: str
 ) -> None:
-    """From the moment that Consul was asked to write; the median is what the machine allows, 50 ms is a
-    snail."""
+    """From the moment that Consul was asked to write; the median, for the machine may be busy."""
     consul.put_kv(f"{prefix}/mesh", "")
     with following(consul.address, query=f"?prefix={prefix}") as (_, sink):
         sink.until("documents", mesh_is(""))
@@ -72,8 +71,7 @@ def test_an_unrelated_write_storm_does_not_make_an_empty_prefix_spin(
 
 
 def test_a_last_instance_that_flaps_is_never_missed(consul: ConsulAgent, prefix: str) -> None:
-    """Deregistered and back within the hold: nobody is told of an empty list. Gone for good: told after the
-    hold."""
+    """Back within the hold: nobody is told of an empty list. Gone for good: told after the hold."""
     web = Watched(prefix.replace("/", "-"))
     id = consul.register(web.service, 5001)
     with following(consul.address, web, query=f"?prefix={prefix}") as (_, sink):
@@ -89,8 +87,7 @@ def test_a_last_instance_that_flaps_is_never_missed(consul: ConsulAgent, prefix:
 
 
 def test_the_own_datacenter_may_be_named_and_another_is_not_there(consul: ConsulAgent, prefix: str) -> None:
-    """In our own, addresses are the plain ones; a datacenter that nobody knows is an outage of that watch
-    alone."""
+    """In our own, addresses are the plain ones; one that nobody knows is an outage of that watch alone."""
     name = prefix.replace("/", "-")
     tagged = {"wan": {"Address": "192.0.2.1", "Port": 19001}}
     body = {"ID": name, "Name": name, "Address": "127.0.0.1", "Port": 5001, "TaggedAddresses": tagged}
@@ -160,7 +157,7 @@ def test_a_forked_child_leaves_its_parents_connections_alone(
     with following(consul.address, query=f"?prefix={prefix}", wait=60.0) as (source, sink):
         sink.until("documents", mesh_is("old"))
         with monkeypatch.context() as child:
-            child.setattr(os, "getpid", lambda: math.nan)
+            child.setattr(os, "getpid", lambda: -1)
             source.close()
         consul.put_kv(f"{prefix}/mesh", "new")
         sink.until("documents", mesh_is("new"))

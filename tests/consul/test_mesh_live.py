@@ -1,29 +1,33 @@
-"""The mesh over a real Consul and real servers: every change in effect while calls go on, and none of them lost."""
+"""The mesh over a real Consul and real servers: every change in effect while calls go on, none lost."""
 
 from __future__ import annotations
 
+import asyncio
 import math
 import time
 from collections import Counter
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from itertools import count
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 import proxyless
+from proxyless.protos import echo_pb2_grpc
 from proxyless.server.registration import Registration
 from tests.agent import ConsulAgent
 from tests.consul.callers import Callers
-from tests.consul.fleet import Fleet, Request, Server, called, clean, connected, eventually, stub
+from tests.consul.fleet import SUBSETS, Fleet, Request, Server, called, clean, connected, eventually, stub
 
 SETTLED = 0.05
-"""Seconds after Consul's answer in which a change must be in effect; the bound of the issue, for windows here."""
+"""Seconds after Consul's answer within which a change must be in effect."""
 
 
 def best_of_three(measure: Callable[[], float], bound: float) -> float:
-    """The best of up to three whole measurements: another process may have had the machine. Of timing alone."""
+    """The best of up to three whole measurements: the machine has other work. Of timing alone."""
     best = math.inf
     for _ in range(3):
         best = min(best, measure())
@@ -36,7 +40,7 @@ def best_of_three(measure: Callable[[], float], bound: float) -> float:
 
 
 def test_two_hundred_edits_are_in_effect_within_25_ms_each(agent: ConsulAgent, fleet: Fleet) -> None:
-    """From the beginning of the PUT to the first call that was routed by it, p99 of 200 edits (the best of three runs)."""
+    """From the beginning of the PUT to the first call routed by it: p99 of 200, in the best of three runs."""
     fleet.add("old")
     fleet.add("new", "v2")
     fleet.split(1, 0)
@@ -73,15 +77,14 @@ def test_an_instance_comes_and_goes_within_50_ms_of_consuls_answer(agent: Consul
         for _ in range(10):
             server = fleet.add(f"new-{next(names)}")
             answered = time.monotonic()
-            eventually(lambda server=server: server.arrivals)
+            server.until_called()
             came.append(server.arrivals[0] - answered)
             gone = agent.deregister(server.id)
             time.sleep(3 * SETTLED)
             went.append(max(server.arrivals[-1] - gone, 0.0))
             fleet.retire(server)
-        print(
-            f"an instance: first call after {max(came) * 1000:.1f} ms, last after {max(went) * 1000:.1f} ms, of 10"
-        )
+        worst = f"first call after {max(came) * 1000:.1f} ms, last after {max(went) * 1000:.1f} ms"
+        print(f"an instance comes and goes: {worst} at worst in {len(came)} rounds")
         return max(*came, *went)
 
     with connected(agent) as mesh, Callers(mesh) as callers:
@@ -96,7 +99,7 @@ def test_an_instance_comes_and_goes_within_50_ms_of_consuls_answer(agent: Consul
 def test_a_rolling_restart_of_all_servers_loses_none_of_twenty_thousand_calls(
     agent: ConsulAgent, fleet: Fleet
 ) -> None:
-    """With `register`, under full load: each server is replaced by one at a new port, then restarted at its own."""
+    """With `register`, under full load: each is replaced by one at a new port, then restarted at its own."""
     with ExitStack() as ended, connected(agent) as mesh:
 
         def begin(name: str, port: int = 0) -> tuple[Server, Registration]:
@@ -110,26 +113,48 @@ def test_a_rolling_restart_of_all_servers_loses_none_of_twenty_thousand_calls(
 
         running = [begin(f"first-{n}") for n in range(3)]
         with Callers(mesh, threads=3, tasks=6, pause=0) as callers:
-            for n, (server, registration) in enumerate(running):
-                replacement = begin(f"second-{n}")
-                registration.close()
-                fleet.retire(server)
-                running[n] = replacement
-            for n, (server, registration) in enumerate(running):
-                registration.close()
-                fleet.retire(server)
-                running[n] = begin(f"third-{n}", port=server.port)
-            restarted = time.monotonic() + SETTLED
-            eventually(lambda: callers.count >= 20_000 or callers.lost, within=90)
-            served = callers.served()
-            assert set(callers.served(since=restarted)) == {"third-0", "third-1", "third-2"}
-    print(
-        f"{callers.count} calls ({len(callers.aio)} of them asyncio), {len(callers.lost)} lost: {dict(served)}"
-    )
+            for life in count(2):
+                if callers.count >= 20_000 or callers.lost:
+                    break
+                for n, (server, registration) in enumerate(running):
+                    new_port = life % 2 == 0
+                    replacement = begin(f"server {n} in life {life}") if new_port else None
+                    registration.close()
+                    fleet.retire(server)
+                    running[n] = replacement or begin(f"server {n} in life {life}", port=server.port)
+        served = callers.served()
+    kinds = f"{len(callers.sync)} sync, {len(callers.aio)} asyncio"
+    lost = f"{len(callers.lost)} lost, the slowest took {callers.slowest:.3f} s"
+    print(f"{callers.count} calls ({kinds}) while {len(served)} servers came and went: {lost}")
     assert callers.lost == []
     assert callers.count >= 20_000
-    assert set(served) == {f"{life}-{n}" for life in ("first", "second", "third") for n in range(3)}
+    assert len(served) >= 9
     assert min(len(callers.sync), len(callers.aio)) > 1000
+
+
+def test_a_call_that_waits_for_ready_goes_to_whoever_comes(agent: ConsulAgent, fleet: Fleet) -> None:
+    """Everybody it knew is dead: it ends with the first that is registered afterwards, on every API."""
+    dead = fleet.add("dead")
+    with connected(agent) as mesh:
+        echo = stub(mesh)
+        assert called(echo) == "dead"
+        fleet.retire(dead)
+
+        async def wait_aio() -> Any:
+            async with mesh.aio_channel("echo") as channel:
+                aio = echo_pb2_grpc.EchoStub(channel)
+                return await aio.Unary(Request(), timeout=10, wait_for_ready=True)
+
+        with ThreadPoolExecutor(3) as pool:
+            waiting = [
+                pool.submit(echo.Unary, Request(), timeout=10, wait_for_ready=True),
+                pool.submit(lambda: echo.Unary.future(Request(), timeout=10, wait_for_ready=True).result()),
+                pool.submit(lambda: asyncio.run(wait_aio())),
+            ]
+            eventually(lambda: sum(node.failures for node in mesh._nodes.all()) >= 3)
+            fleet.add("new")
+            agent.deregister(dead.id)
+            assert [one.result(5.0).served_by for one in waiting] == ["new"] * 3
 
 
 # --- documents, edited while calls go on
@@ -138,7 +163,7 @@ def test_a_rolling_restart_of_all_servers_loses_none_of_twenty_thousand_calls(
 def test_a_split_is_shifted_from_90_10_to_50_50_to_0_100_under_calls(
     agent: ConsulAgent, fleet: Fleet
 ) -> None:
-    """Each share is within 5σ of what was asked for, a version without a share gets nothing, and no call is lost."""
+    """Each share is within 5σ of what was asked for, who has none gets nothing, and no call is lost."""
     fleet.add("old-1")
     fleet.add("old-2")
     fleet.add("new", "v2")
@@ -148,7 +173,7 @@ def test_a_split_is_shifted_from_90_10_to_50_50_to_0_100_under_calls(
         with Callers(mesh, pause=0.001) as callers:
             for canary in (10, 50, 100, 0):
                 since = fleet.split(100 - canary, canary) + SETTLED
-                eventually(lambda since=since: callers.served(since).total() >= 800, within=20)
+                callers.until_served(800, since=since)
                 served = callers.served(since, time.monotonic())
                 total, share = served.total(), canary / 100
                 # 5 sigma: the dice are real, and one failure in a million runs is rare enough.
@@ -162,21 +187,21 @@ def test_a_split_is_shifted_from_90_10_to_50_50_to_0_100_under_calls(
 def test_a_route_to_another_service_follows_that_services_own_instances(
     agent: ConsulAgent, fleet: Fleet
 ) -> None:
-    """`split: [{service}]` written while calls go on: the other service is watched from then on, and forgotten again."""
+    """`split: [{service}]` while calls go on: the other is watched from then on, and forgotten again."""
     fleet.add("a")
     with Fleet(agent, "other") as others, connected(agent) as mesh:
         others.add("b")
         with Callers(mesh) as callers:
             since = fleet.document({"routes": [{"split": [{"service": "other"}]}]}) + SETTLED
-            eventually(lambda: callers.served(since)["b"] > 20)
+            callers.until_served(20, since=since, by="b")
             added = others.add("c")
-            eventually(lambda: callers.served(since)["c"] > 20)
+            callers.until_served(20, since=since, by="c")
             since = agent.deregister(added.id) + SETTLED
-            eventually(lambda: callers.served(since)["b"] > 20)
+            callers.until_served(20, since=since, by="b")
             assert set(callers.served(since)) == {"b"}
             assert set(mesh.status()["source"]["watches"]) == {"documents", "other"}
             since = fleet.document({}) + SETTLED
-            eventually(lambda: callers.served(since)["a"] > 20)
+            callers.until_served(20, since=since, by="a")
             assert set(mesh.status()["source"]["watches"]) == {"documents", "echo"}
         assert callers.lost == []
         assert clean(mesh)
@@ -218,50 +243,44 @@ def test_warning_instances_count_by_their_warning_weight_where_they_are_wanted(
 def test_an_instance_that_is_not_to_be_called_is_drained_and_comes_back(
     agent: ConsulAgent, fleet: Fleet, how: str
 ) -> None:
-    """Maintenance or a critical check: no call arrives 50 ms later, none is lost, and those under way are finished."""
-    other = ConsulAgent(agent.binary, agent.folder)
+    """Maintenance or a critical check: no call goes there 50 ms later, and those under way are finished."""
     fleet.add("well", status="passing")
-    with other:
-        server = fleet.start("ill")
-        # On a node of its own, so that the node's maintenance is not everybody's.
-        node = {"Node": "elsewhere", "Address": "127.0.0.1"}
-        entry = {"ID": server.id, "Service": "echo", "Address": "127.0.0.1", "Port": server.port}
+    server = fleet.start("ill")
+    # On a node of its own, so that the node's maintenance is not everybody's.
+    node = {"Node": "elsewhere", "Address": "127.0.0.1"}
+    entry = {"ID": server.id, "Service": "echo", "Address": "127.0.0.1", "Port": server.port}
 
-        def turn(ill: bool) -> float:
-            if how == "check":
-                agent.set_status(server.id, "critical" if ill else "passing")
-            elif how == "service maintenance":
-                agent.do(
-                    "PUT", f"agent/service/maintenance/{server.id}?enable={str(ill).lower()}&reason=test"
-                )
-            else:
-                check = {
-                    "CheckID": "_node_maintenance",
-                    "Name": "Node Maintenance Mode",
-                    "Status": "critical",
-                }
-                if ill:
-                    agent.do("PUT", "catalog/register", {**node, "Check": check})
-                else:
-                    agent.do(
-                        "PUT", "catalog/deregister", {"Node": "elsewhere", "CheckID": "_node_maintenance"}
-                    )
-            return time.monotonic()
-
-        if how == "node maintenance":
-            agent.do("PUT", "catalog/register", {**node, "Service": entry})
+    def turn(ill: bool) -> float:
+        if how == "check":
+            agent.set_status(server.id, "critical" if ill else "passing")
+        elif how == "service maintenance":
+            agent.do("PUT", f"agent/service/maintenance/{server.id}?enable={str(ill).lower()}&reason=test")
         else:
-            fleet.register(server, status="passing")
-        with connected(agent) as mesh, Callers(mesh) as callers:
-            eventually(lambda: server.arrivals)
-            long = stub(mesh).Unary.future(Request(message="long", delay_ms=500))
-            ill_since = turn(True) + SETTLED
-            eventually(lambda: callers.served(ill_since)["well"] > 100)
-            assert set(callers.served(ill_since)) == {"well"}
-            assert long.result(timeout=5.0).message == "long"
-            well_since = turn(False)
-            eventually(lambda: callers.served(well_since)["ill"] > 20)
-        assert callers.lost == []
+            check = {
+                "CheckID": "_node_maintenance",
+                "Name": "Node Maintenance Mode",
+                "Status": "critical",
+            }
+            if ill:
+                agent.do("PUT", "catalog/register", {**node, "Check": check})
+            else:
+                agent.do("PUT", "catalog/deregister", {"Node": "elsewhere", "CheckID": "_node_maintenance"})
+        return time.monotonic()
+
+    if how == "node maintenance":
+        agent.do("PUT", "catalog/register", {**node, "Service": entry})
+    else:
+        fleet.register(server, status="passing")
+    with connected(agent) as mesh, Callers(mesh) as callers:
+        server.until_called()
+        long = [stub(mesh).Unary.future(Request(delay_ms=500)) for _ in range(8)]
+        ill_since = turn(True) + SETTLED
+        callers.until_served(100, since=ill_since, by="well")
+        assert set(callers.served(ill_since)) == {"well"}
+        assert {call.result(timeout=5.0).served_by for call in long} == {"well", "ill"}
+        well_since = turn(False)
+        callers.until_served(20, since=well_since, by="ill")
+    assert callers.lost == []
 
 
 # --- connections
@@ -281,31 +300,18 @@ def connections(port: int) -> int:
 def test_the_connections_of_an_endpoint_that_left_are_closed_when_its_last_call_ended(
     agent: ConsulAgent, fleet: Fleet
 ) -> None:
-    """Sync and asyncio alike; a stream that is under way goes on, though other destinations shared its connection."""
+    """A stream under way goes on, though another destination that shared its connection is done."""
     fleet.add("stays")
     leaving = fleet.add("leaves")
-    everybody = {"subsets": SUBSETS_BOTH, "routes": [STREAMS_APART, {"name": "rest"}]}
-    fleet.document(everybody)
+    streams_apart = {"match": [{"path": {"suffix": "/ServerStream"}}], "split": [{"subset": "stable"}]}
+    fleet.document({"subsets": SUBSETS, "routes": [{"name": "streams"} | streams_apart, {"name": "rest"}]})
     with connected(agent) as mesh, Callers(mesh) as callers:
         eventually(lambda: connections(leaving.port) > 0)
-        streams = []
-        while len(leaving.arrivals) == 0 or not streams:
-            stream = stub(mesh).ServerStream(Request(count=40, delay_ms=50))
-            if next(stream).served_by == "leaves":
-                streams.append(stream)
-            else:
-                stream.cancel()
+        echo = stub(mesh)
+        while next(stream := echo.ServerStream(Request(count=40, delay_ms=50))).served_by != "leaves":
+            stream.cancel()
         agent.deregister(leaving.id)
-        received = [reply.sequence for reply in streams[0]]
-        assert received == list(range(1, 40))
+        assert [reply.sequence for reply in stream] == list(range(1, 40))
         eventually(lambda: connections(leaving.port) == 0, within=3.0)
         assert connections(fleet.servers[0].port) > 0
     assert callers.lost == []
-
-
-SUBSETS_BOTH = {"all": {"labels": {"version": "v1"}}}
-STREAMS_APART = {
-    "name": "streams",
-    "match": [{"path": {"suffix": "/ServerStream"}}],
-    "split": [{"subset": "all"}],
-}

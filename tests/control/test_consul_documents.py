@@ -161,8 +161,7 @@ def test_no_documents_at_the_first_start_are_no_documents() -> None:
 
 
 def test_documents_that_may_not_be_read_at_the_first_start_are_a_failure() -> None:
-    """KV shows them as absent: without the one question by name, calls would go where the documents
-    forbid."""
+    """KV shows them as absent: without the question by name, calls would go where they forbid."""
     stage = Stage()
     stage.says[MESH] = Answer(403, {}, b"Permission denied")
     with pytest.raises(Unanswered, match='grant it key_prefix "proxyless/v1/"') as caught:
@@ -239,6 +238,16 @@ def test_an_outage_in_the_middle_of_a_deletion_makes_it_wait_too(stage: Stage) -
         stage.hears(kv(None), 25)
     stage.says[f"{WATCH}?recurse&consistent"] = kv(None)
     assert stage.hears(kv(None), 25, unbroken=False) == 30.0
+
+
+def test_the_hold_begins_when_rights_are_back(stage: Stage) -> None:
+    """However long they were gone: only then are missing documents to be believed at all."""
+    assert stage.hears(kv(None), 8) == 30.0
+    stage.says[MESH] = Answer(403, {}, b"Permission denied")
+    stage.now = 3600.0
+    assert stage.hears(kv(None), 8) == LATER
+    stage.says[MESH] = Answer(404, {}, b"")
+    assert stage.hears(kv(None), 8) == 30.0
 
 
 def test_documents_that_come_back_end_the_hold(stage: Stage) -> None:

@@ -172,8 +172,7 @@ def test_a_service_that_may_not_be_seen_is_told_and_said(path: str, answer: Answ
 
 
 def test_nobody_vanishes_at_an_unchanged_index(stage: Stage) -> None:
-    """To deregister moves it; to lose the right to see does not. It is not even asked for: the index would
-    move."""
+    """To deregister moves it, to lose the right to see does not; nothing more is asked."""
     assert stage.hears(listed(), 20) == math.inf
     assert len(stage.told) == 1
     assert "the index is as before" in stage.doubt
@@ -196,8 +195,7 @@ def test_consul_itself_says_that_it_filtered(stage: Stage) -> None:
 
 
 def test_the_last_instance_is_gone_when_it_stays_gone(stage: Stage) -> None:
-    """Confirmed by a read that is not stale, at once and again after the hold: a node that flaps is back by
-    then."""
+    """Confirmed at once and again after the hold: a node that flaps is back by then."""
     assert stage.hears(listed(), 25) == 30.0
     assert stage.asked == [WATCH, CHAIN, SERVICES]
     assert "which may be a mistake" in stage.doubt
@@ -216,6 +214,8 @@ def test_any_instance_ends_the_hold(stage: Stage) -> None:
     assert stage.ports == [3]
     stage.now = 31.0
     assert stage.hears(listed(), 27) == 30.0
+    stage.hears(listed(3), 40)
+    assert stage.hears(listed(), 40) == math.inf, "what counts as unmoved is the last index with somebody"
 
 
 def test_a_second_read_that_finds_somebody_is_believed(stage: Stage) -> None:
@@ -250,8 +250,8 @@ def test_the_hold_begins_when_rights_are_back() -> None:
     """However long they were gone: only then is an empty list to be believed at all."""
     stage = Stage()
     stage.hears(listed(1), 20)
+    assert stage.hears(listed(), 25) == 30.0
     stage.says[CHAIN] = Answer(403, {}, b"")
-    stage.hears(listed(), 25)
     stage.now = 3600.0
     stage.hears(listed(), 25)
     stage.says[CHAIN] = Answer(200, {}, b"{}")

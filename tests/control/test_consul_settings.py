@@ -88,8 +88,7 @@ def test_an_address_may_leave_out_its_port(url: str, address: str, tls: bool) ->
     ],
 )
 def test_the_environments_address_comes_in_many_forms(given: str, address: str, tls: bool) -> None:
-    """With and without scheme and port; with a scheme it is a URL and has a URL's port, as in Consul's own
-    clients."""
+    """With and without scheme and port; with a scheme it is a URL with a URL's port, as to Consul."""
     settings = parse(CONSUL_HTTP_ADDR=given)
     assert (settings.address, settings.tls) == (address, tls)
 

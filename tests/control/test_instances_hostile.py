@@ -31,8 +31,7 @@ def test_what_is_no_list_is_refused(body: bytes) -> None:
 
 
 def test_a_text_that_looks_like_the_seam_between_entries_is_no_seam() -> None:
-    """Quotes are escaped inside texts, and newlines: whoever registers an instance can't forge a second
-    one."""
+    """Quotes and newlines are escaped inside texts: nobody can forge a second instance."""
     forged = '},{"Node":{"Address":"10.6.6.6"},"Service":{"Port":1}\n    },\n    {\n'
     for write in (compact, indented):
         endpoints, dropped = Instances().read(write([entry(Meta={"x": forged}), entry(Address="10.0.0.2")]))
@@ -141,7 +140,7 @@ ENTRY = JSON | st.fixed_dictionaries(
 )
 
 
-@settings(max_examples=300, deadline=None, derandomize=True)
+@settings(max_examples=150, deadline=None, derandomize=True)
 @given(st.lists(ENTRY, max_size=4), st.booleans(), st.sampled_from([compact, indented]))
 def test_no_list_of_json_ever_raises(entries: list[Any], elsewhere: bool, write: Any) -> None:
     """Every entry becomes an endpoint or a reason, unless it shares another's address or text."""

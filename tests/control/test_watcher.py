@@ -35,6 +35,12 @@ def test_a_missing_key_is_an_answer_too() -> None:
     assert [news.answer.status for _, news in stage.told] == [404]
 
 
+def test_the_same_body_with_another_status_is_news() -> None:
+    """An empty 404 is not an empty 200."""
+    stage = Stage(script((said(5), 0), (said(6, status=404), 1), (said(6, status=404), WAIT))).run(5)
+    assert [news.answer.status for _, news in stage.told] == [200, 404]
+
+
 def test_after_an_error_the_index_is_forgotten() -> None:
     """An agent that was restarted has a lower one, and would leave us blind for a whole wait."""
     agent = script((said(70, "a"), 0), (Unanswered("reset"), 1), (said(8, "b"), 0), (said(8, "b"), WAIT))
@@ -64,8 +70,7 @@ def test_an_index_that_went_backwards_is_dropped_with_its_answer() -> None:
 
 
 def test_an_early_answer_with_the_same_index_is_read_again_without_one() -> None:
-    """A restored snapshot answers the watch so, with the old data: measured, the next such watch was
-    blind."""
+    """A restored snapshot answers the watch so, with the old data; the next such watch was blind."""
     agent = script(
         (said(38, "new"), 0), (said(38, "new"), 0.005), (said(8, "old"), 0), (said(8, "old"), WAIT)
     )

@@ -51,8 +51,7 @@ def test_two_hundred_edits_in_a_row_are_each_seen_at_once() -> None:
 
 
 def test_a_write_storm_settles_at_two_queries_a_second() -> None:
-    """A hundred changes a second for two minutes: the burst is spent, the last one is seen within a
-    second."""
+    """A hundred changes a second for two minutes: the burst is spent, the last one is seen in a second."""
     writes = [(i * 0.01, 10 + i, f"v{i}") for i in range(12_000)]
     at, index, body = 0, 0, ""
 

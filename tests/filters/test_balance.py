@@ -113,26 +113,52 @@ def test_a_call_that_waits_for_ready_tries_again_while_nothing_can_be_connected(
     call = on_route(planned(node("a"), node("b")), wait_for_ready=True)
     did, outcome = play(balance, call, a=[UNREACHABLE, UNREACHABLE, OK], b=UNREACHABLE)
     assert {"send a", "send b"} == {effect for effect in did if effect.startswith("send")}
-    assert did[1:4:2] == ["sleep 0.02", "sleep 0.04"]
+    assert did[1:4:2] == ["wait", "wait"]
     assert did[-1] == "send a"
     assert outcome is OK
 
 
+def attempts(timeout: float) -> tuple[list[float], Outcome]:
+    """When a call was tried that waits for the only node there is, and how it ended."""
+    tried: list[float] = []
+
+    def unreachable(attempt: Rpc) -> Outcome:
+        tried.append(attempt.now - START)
+        return UNREACHABLE
+
+    _, outcome = play(
+        balance, on_route(planned(node("a")), wait_for_ready=True, timeout=timeout), a=unreachable
+    )
+    return tried, outcome
+
+
 def test_waiting_for_ready_ends_with_the_deadline() -> None:
     """The last pause is cut to what is left, and the refusal is the deadline's."""
-    did, outcome = play(
-        balance, on_route(planned(node("a")), wait_for_ready=True, timeout=0.05), a=UNREACHABLE
-    )
-    assert did == ["send a", "sleep 0.02", "send a", "sleep 0.03"]
+    tried, outcome = attempts(timeout=0.05)
+    assert tried == pytest.approx([0.0, 0.02])
     assert (outcome.code, outcome.refused) == (Code.DEADLINE_EXCEEDED, "deadline")
 
 
 def test_pauses_double_up_to_a_second() -> None:
     """Quicker than a person, slower than a storm."""
-    did, _ = play(balance, on_route(planned(node("a")), wait_for_ready=True, timeout=6.0), a=UNREACHABLE)
-    pauses = [float(effect.split()[1]) for effect in did if effect.startswith("sleep")]
-    assert pauses[:8] == [0.02, 0.04, 0.08, 0.16, 0.32, 0.64, 1.0, 1.0]
-    assert sum(pauses) == pytest.approx(6.0)
+    tried, _ = attempts(timeout=6.0)
+    assert tried == pytest.approx([0.0, 0.02, 0.06, 0.14, 0.3, 0.62, 1.26, 2.26, 3.26, 4.26, 5.26])
+
+
+def test_somebody_new_ends_the_pause_and_other_news_does_not() -> None:
+    """Those whom the call knew may all be dead: a snapshot with another node is gone by at once."""
+    world = Known().lives("web", "a:1")
+    simulation = Simulation(world.snapshot())
+    simulation.behaviours["a"] = UNREACHABLE
+    call = simulation.call(ENTRY, rpc(simulation.snapshot, timeout=9.0, wait_for_ready=True))
+    simulation.at(
+        START + 2.3, lambda: simulation.publish(world.lives("other", "c:1").snapshot("web", "other"))
+    )
+    simulation.at(START + 2.5, lambda: simulation.publish(world.lives("web", "b:1").snapshot("web", "other")))
+    simulation.run()
+    assert call.effects[-4:] == ["send a", "wait", "wait", "send b"]
+    assert call.ended_at == START + 2.5
+    assert call.outcome is OK
 
 
 def test_a_failure_that_was_sent_is_not_waited_away() -> None:

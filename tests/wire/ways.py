@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import time
 from collections.abc import Callable, Coroutine, Sequence
 from pathlib import Path
 from typing import Any
@@ -145,3 +146,11 @@ def _bare(module: Any, address: str, settings: dict[str, Any]) -> Any:
     if credentials is None:
         return module.insecure_channel(address, **settings)
     return module.secure_channel(address, credentials, **settings)
+
+
+async def soon(true: Callable[[], Any], within: float = 5.0) -> None:
+    """Wait, on the loop, for what must come true by itself."""
+    deadline = time.monotonic() + within
+    while not true():
+        assert time.monotonic() < deadline, f"did not come true within {within:g} s"
+        await asyncio.sleep(0.002)
