@@ -207,9 +207,9 @@ class Mesh:
     def _restore(self) -> None:
         """The source is silent: begin with what an earlier process wrote down."""
         if self._cache is not None and self._loop.silent:
-            documents, endpoints = self._cache.load()
-            if documents or endpoints:
-                self._loop.restore(documents, endpoints)
+            state = self._cache.load()
+            if state is not None:
+                self._loop.restore(*state)
 
     def _publish(self, snapshot: Snapshot) -> None:
         before = self._slot.current

@@ -16,7 +16,7 @@ from proxyless.channel.connectivity import candidates
 from proxyless.channel.links import Links
 from proxyless.channel.subchannel import Profile, freeze
 from proxyless.channel.sync import describe
-from proxyless.context import DEADLINE
+from proxyless.context import CARRIED, DEADLINE, SCOPE, with_carried
 from proxyless.script import Rpc, Wait
 
 State = grpc.ChannelConnectivity
@@ -83,10 +83,16 @@ class AioMeshChannel(grpc.aio.Channel):  # type: ignore[misc]
             raise grpc.aio.UsageError("Channel is closed.")
         if metadata is not None:
             metadata = wire.checked(metadata)
+        inherited = CARRIED.get()
+        if inherited:
+            metadata = with_carried(metadata, inherited)
         now = self.clock()
         deadline = DEADLINE.get()
         if timeout is not None and (deadline is None or now + timeout < deadline):
             deadline = now + timeout
+        scope = SCOPE.get()
+        if scope is not None and scope.gone:
+            deadline = now  # whoever this call would be for has no time left at all
         return Rpc(
             self.service,
             method,
@@ -99,6 +105,13 @@ class AioMeshChannel(grpc.aio.Channel):  # type: ignore[misc]
             self.slot.current,
             replayable,
         )
+
+    @staticmethod
+    def began(call: Driven) -> None:
+        """A call has begun: it is cancelled when the incoming call ends that it is made for, awaited or not."""
+        scope = SCOPE.get()
+        if scope is not None:
+            scope.join(call, _cancel)
 
     def _attempt_over(self, native: Any) -> None:
         call = self.calls.pop(native, None)
@@ -223,10 +236,7 @@ class AioMeshChannel(grpc.aio.Channel):  # type: ignore[misc]
     def end_calls(self) -> None:
         """That grace is over: cancel the calls that are left, each on its own loop."""
         for call in self._begun():
-            try:
-                call._loop.call_soon_threadsafe(call.cancel)
-            except RuntimeError:
-                pass  # its loop has ended, and it with the loop
+            _cancel(call)
 
     async def __aenter__(self) -> AioMeshChannel:
         return self
@@ -236,6 +246,13 @@ class AioMeshChannel(grpc.aio.Channel):  # type: ignore[misc]
 
     def __repr__(self) -> str:
         return describe(self.service, self.slot.current, "AioMeshChannel")
+
+
+def _cancel(call: Driven) -> None:
+    try:
+        call._loop.call_soon_threadsafe(call.cancel)
+    except RuntimeError:
+        pass  # its loop has ended, and it with the loop
 
 
 def _text(method: str | bytes) -> str:

@@ -44,7 +44,9 @@ class _Method:
         channel = self._channel
         rpc = channel.rpc(self._method, timeout, metadata, wait_for_ready, self._replayable)
         loop = asyncio.get_running_loop()
-        return self._call(channel, self._wires, rpc, request, credentials, compression, loop)
+        call = self._call(channel, self._wires, rpc, request, credentials, compression, loop)
+        channel.began(call)
+        return call
 
     def _direct_stream(
         self, request: Any, timeout: Any, metadata: Any, credentials: Any, wait_for_ready: Any, compression: Any

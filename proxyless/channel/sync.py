@@ -18,7 +18,7 @@ from proxyless.channel.links import Links
 from proxyless.channel.subchannel import Profile, freeze
 from proxyless.channel.sync_stream import StreamStream, UnaryStream
 from proxyless.channel.sync_unary import StreamUnary, UnaryUnary
-from proxyless.context import DEADLINE
+from proxyless.context import CARRIED, DEADLINE, SCOPE, with_carried
 from proxyless.script import Rpc
 
 
@@ -56,10 +56,16 @@ class MeshChannel(grpc.Channel):  # type: ignore[misc]
             raise ValueError("Cannot invoke RPC on closed channel!")
         if metadata is not None:
             metadata = wire.checked(metadata)
+        inherited = CARRIED.get()
+        if inherited:
+            metadata = with_carried(metadata, inherited)
         now = self.clock()
         deadline = DEADLINE.get()
         if timeout is not None and (deadline is None or now + timeout < deadline):
             deadline = now + timeout
+        scope = SCOPE.get()
+        if scope is not None and scope.gone:
+            deadline = now  # whoever this call would be for has no time left at all
         return Rpc(
             self.service,
             method,
@@ -74,10 +80,17 @@ class MeshChannel(grpc.Channel):  # type: ignore[misc]
         )
 
     def began(self, call: Any) -> None:
-        """A call has begun that its caller holds (a future, a stream): closing the channel will end it."""
+        """A call has begun that its caller holds (a future, a stream): closing the channel will end it.
+
+        So will the end of the incoming call that it is made for. A blocking call can't be ended by anybody:
+        grpcio gives no handle on it. It makes no further attempt then, and is the last that its handler makes.
+        """
         self._calls.add(call)
         if self._closed:
             call.close()
+        scope = SCOPE.get()
+        if scope is not None:
+            scope.join(call, _cancel)
 
     # The fourth argument is positional for `grpc.intercept_channel`, by name for generated stubs.
 
@@ -185,6 +198,10 @@ def describe(service: str, snapshot: Any, kind: str) -> str:
         return f"<{kind} {service!r}: nothing known yet>"
     inflight = sum(node.inflight for node in nodes.values())
     return f"<{kind} {service!r} v{snapshot.version}: {len(nodes)} nodes, {inflight} in flight>"
+
+
+def _cancel(call: Any) -> None:
+    call.cancel()
 
 
 def _text(method: str | bytes) -> str:

@@ -14,6 +14,7 @@ from proxyless.channel import wire
 from proxyless.channel.requests import Requests
 from proxyless.channel.sync_future import CallFuture
 from proxyless.channel.wires import SyncWires
+from proxyless.context import caller_has_gone
 from proxyless.errors import MeshRpcError
 from proxyless.model.codes import Code
 from proxyless.model.snapshot import Snapshot
@@ -96,11 +97,14 @@ class _UnaryResponse:
                         reply = OK
                     except grpc.RpcError as error:
                         reply = wire.failure(error)
+                        reply.committed = caller_has_gone()  # nobody waits for another attempt
                 elif effect.__class__ is Sleep:
                     channel.pause(effect.seconds)  # type: ignore[union-attr]
                     reply = None
+                    _unless_forsaken(rpc)
                 else:
                     reply = await_snapshot(channel, effect)  # type: ignore[arg-type]
+                    _unless_forsaken(rpc)
                 rpc.now = channel.clock()
         except StopIteration as stop:
             outcome: Outcome = stop.value
@@ -169,6 +173,15 @@ def error_of(outcome: Outcome) -> BaseException:
     if outcome.error is not None:
         return outcome.error
     return MeshRpcError(outcome.code or Code.UNKNOWN, outcome.refused, outcome.details)
+
+
+def _unless_forsaken(rpc: Rpc) -> None:
+    """After a pause: what the caller's caller no longer waits for is not sent."""
+    if caller_has_gone():
+        where = f"{rpc.method} of {rpc.service} was to be sent"
+        raise MeshRpcError(
+            Code.DEADLINE_EXCEEDED, "deadline", f"proxyless: deadline: the caller for whom {where} has gone"
+        )
 
 
 def await_snapshot(channel: MeshChannel, effect: Wait) -> Snapshot | None:

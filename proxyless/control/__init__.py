@@ -56,7 +56,8 @@ class Sink(Protocol):
         """`watch` ("documents", or a service) is no longer being answered. Told once per outage."""
 
     def fresh(self, watch: str) -> None:
-        """`watch` is answered (again). Told once at first and once after each outage."""
+        """`watch` is answered (again), or what was suspicious of it is so no longer. Told once at first, and once
+        after each outage or doubt."""
 
     def suspicious(self, watch: str, reason: str) -> None:
         """Something was said that is not believed, and so was not passed on. Told once per occasion."""

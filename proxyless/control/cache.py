@@ -26,6 +26,8 @@ FORMAT = "proxyless-cache/1"
 OLDEST = 24 * 3600.0
 """Seconds after which a file is history: endpoints of yesterday may be somebody else's addresses today."""
 DEBOUNCE = 1.0
+REFRESH = 3600.0
+"""Seconds after which files are written again though nothing changed: it is as true as it was, and no older."""
 
 State = tuple[Mapping[str, RawDocument], Mapping[Watched, Sequence[Endpoint]]]
 
@@ -44,20 +46,26 @@ class Cache:
         self._wall = wall
         self._written: dict[str, object] = {}
 
-    def load(self) -> State:
-        """What an earlier process knew; empty where nothing is there or nothing can be believed."""
-        documents: dict[str, RawDocument] = {}
-        for record in self._lines("documents.jsonl"):
-            raw = RawDocument(
-                record["key"], record["text"], record["version"], record["origin"], record["data"], _lines(record)
-            )
-            documents[raw.key] = raw
+    def load(self) -> State | None:
+        """What an earlier process knew; None where nothing is there or it can't be believed.
+
+        Without its documents nothing is: endpoints alone would be called as if no document forbade it.
+        """
+        records = self._records("documents.jsonl")
+        if records is None:
+            return None
+        try:
+            documents = {raw.key: raw for raw in map(_raw, records)}
+        except (KeyError, TypeError, ValueError):
+            return None
         endpoints = {}
-        for path in sorted(self.folder.glob("endpoints-*.jsonl")) if self.folder.is_dir() else ():
-            records = list(self._lines(path.name))
-            if records and "watched" in records[0]:
-                watched = Watched(*records[0]["watched"])
-                endpoints[watched] = [e for e in map(_endpoint, records[1:]) if e is not None]
+        for path in sorted(self.folder.glob("endpoints-*.jsonl")):
+            try:
+                head, *rest = self._records(path.name) or ()
+                watched = Watched(*head["watched"])
+            except (KeyError, TypeError, ValueError):
+                continue
+            endpoints[watched] = [e for e in map(_endpoint, rest) if e is not None]
         return documents, endpoints
 
     def save(self, state: State) -> None:
@@ -73,20 +81,22 @@ class Cache:
                 self._replace(f"endpoints-{name}.jsonl", _chain(head, map(_record, known)))
                 self._written[str(watched)] = known
 
-    def _lines(self, name: str) -> Iterator[dict[str, Any]]:
-        """The records of a file; nothing at all of one that is old, foreign or broken."""
+    def forget(self) -> None:
+        """Have the next `save` write everything."""
+        self._written.clear()
+
+    def _records(self, name: str) -> list[dict[str, Any]] | None:
+        """The records of a file; None of one that is not there, old, foreign or broken."""
         try:
             with (self.folder / name).open(encoding="utf-8") as file:
                 head = json.loads(file.readline())
                 age = self._wall() - float(head["saved_at"])
                 if head.get("format") != FORMAT or not -3600 < age < OLDEST:
-                    return
+                    return None
                 records = [json.loads(line) for line in file]
-                if len(records) != head["records"]:
-                    return
+                return records if len(records) == head["records"] else None
         except (OSError, ValueError, KeyError, TypeError, AttributeError):
-            return
-        yield from (record for record in records if isinstance(record, dict))
+            return None
 
     def _replace(self, name: str, records: Iterable[dict[str, Any]]) -> None:
         self.folder.mkdir(parents=True, exist_ok=True, mode=0o700)
@@ -137,17 +147,21 @@ class Saver:
             thread.join(0.05)
 
     def _run(self) -> None:
+        failed = ""
         while True:
-            self._dirty.wait()
+            if not self._dirty.wait(REFRESH):
+                self._cache.forget()
             self._stop.wait(DEBOUNCE)
             self._dirty.clear()
             state = self._state()
             if state is not None:
                 try:
                     self._cache.save(state)
+                    failed = ""
                 except OSError as error:
-                    self._failed(f"the state can't be written to disk: {error.strerror}")
-                    return
+                    if failed != str(error.strerror):
+                        failed = str(error.strerror)
+                        self._failed(f"the state can't be written to disk: {failed}")
             if self._stop.is_set():
                 return
 
@@ -165,8 +179,11 @@ def _document(raw: RawDocument) -> dict[str, Any]:
     }
 
 
-def _lines(record: Mapping[str, Any]) -> dict[tuple[str | int, ...], int]:
-    return {tuple(path): line for path, line in record["lines"]}
+def _raw(record: Mapping[str, Any]) -> RawDocument:
+    lines = {tuple(path): line for path, line in record["lines"]}
+    return RawDocument(
+        record["key"], record["text"], record["version"], record["origin"], record["data"], lines
+    )
 
 
 def _record(endpoint: Endpoint) -> dict[str, Any]:

@@ -59,6 +59,8 @@ class Compiled:
     snapshot: Snapshot | None
     findings: Mapping[str, Sequence[Finding]]
     watched: frozenset[Watched]
+    missed: Mapping[str, tuple[str, Finding]] = field(default_factory=dict)
+    """By the key of a document whose subset is named in vain: who names it, and the finding that says so."""
 
 
 class Compiler:
@@ -84,9 +86,9 @@ class Compiler:
 
     def compile(self, world: World, version: int) -> Compiled:
         """Make the snapshot of `world`, or say what is wrong with which document."""
-        findings = self._check(world)
+        findings, missed = self._check(world)
         if findings:
-            return Compiled(None, findings, frozenset())
+            return Compiled(None, findings, frozenset(), missed)
         clusters: dict[ClusterKey, Cluster] = {}
         made: dict[ClusterKey, tuple[tuple[Any, ...], Cluster]] = {}
         tables: dict[str, tuple[tuple[Any, ...], ServiceTable]] = {}
@@ -102,18 +104,24 @@ class Compiler:
 
     # -- checking what no single document can show
 
-    def _check(self, world: World) -> dict[str, list[Finding]]:
+    def _check(self, world: World) -> tuple[dict[str, list[Finding]], dict[str, tuple[str, Finding]]]:
         findings: dict[str, list[Finding]] = {}
+        missed: dict[str, tuple[str, Finding]] = {}
         for service, document in world.services.items():
-            wrong = [*self._unknown_destinations(world, service, document), *self._unknown_balancers(document)]
+            wrong = list(self._unknown_balancers(document))
+            for owner, finding in self._unknown_destinations(world, service, document):
+                missed.setdefault(SERVICES + owner, (SERVICES + service, finding))
+                wrong.append(finding)
             if wrong:
                 findings[SERVICES + service] = wrong
         mesh_policy = world.mesh.defaults.traffic_policy
         if wrong := [*self._unknown_balancer(mesh_policy, "defaults.trafficPolicy")]:
             findings["mesh"] = wrong
-        return findings
+        return findings, missed
 
-    def _unknown_destinations(self, world: World, service: str, document: ServiceDocument) -> Iterable[Finding]:
+    def _unknown_destinations(
+        self, world: World, service: str, document: ServiceDocument
+    ) -> Iterable[tuple[str, Finding]]:
         for index, route in enumerate(document.routes):
             for number, split in enumerate(route.split):
                 if split.subset is None:
@@ -124,7 +132,7 @@ class Compiler:
                     near = difflib.get_close_matches(split.subset, list(known), n=1)
                     hint = f'did you mean "{near[0]}"?' if near else f"its subsets are: {', '.join(known) or 'none'}"
                     where = f"routes[{index}].split[{number}].subset"
-                    yield Finding(where, f'{owner} has no subset "{split.subset}"', hint=hint)
+                    yield owner, Finding(where, f'{owner} has no subset "{split.subset}"', hint=hint)
 
     def _unknown_balancers(self, document: ServiceDocument) -> Iterable[Finding]:
         yield from self._unknown_balancer(document.traffic_policy, "trafficPolicy")

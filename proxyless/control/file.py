@@ -10,14 +10,15 @@ import json
 import threading
 import zlib
 from collections.abc import Mapping
-from functools import lru_cache
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
-
-from pydantic import TypeAdapter, ValidationError
+from typing import Any, TypeAlias
 
 from proxyless.control import MESH_KEY, SERVICES, RawDocument, Sink
-from proxyless.control.syntax import Parsed, parse, render_path
+from proxyless.control.dialects import decode
+from proxyless.control.dialects.native import LANGUAGE
+from proxyless.control.syntax import Parsed, parse
+from proxyless.control.wording import MOST, decoded, finding
 from proxyless.model.documents import FileEndpoint
 from proxyless.model.findings import Finding, Invalid
 from proxyless.model.topology import NOWHERE, Endpoint, Locality, Watched
@@ -26,6 +27,9 @@ LOOK = 0.1
 """Seconds between looks: a `stat` of each file. Quick enough for a person, cheap enough for a laptop."""
 SUFFIXES = (".yaml", ".yml", ".json")
 _BUNDLE = ("apiVersion", "mesh", "services", "endpoints")
+_OF_SERVICES = ("discovery", "subsets", "routes", "trafficPolicy")
+
+_Place: TypeAlias = tuple[str | int, ...]
 
 
 class FileSource:
@@ -133,87 +137,105 @@ class FileSource:
         return tuple({endpoint.address: endpoint for endpoint in named}.values())
 
     def _read(self, name: str, text: bytes) -> None:
-        """Take what one file says; if its text is broken, what it said before stays."""
+        """Take what one file says as a whole; if it can't be read as a whole, what it said before stays."""
         parsed = parse(text, where=name)
-        if parsed.findings or not isinstance(parsed.data, dict):
-            broken = RawDocument(f"file {name}", "", "", name, findings=parsed.findings)
-            self._documents[name] = {**self._documents.get(name, {}), broken.key: broken}
-            self._endpoints.setdefault(name, {})
-            return
-        if "service" in parsed.data and "services" not in parsed.data:
-            service = str(parsed.data["service"])
-            raw = RawDocument(SERVICES + service, "", _version(parsed.data), name, parsed.data, parsed.lines)
-            self._documents[name] = {raw.key: raw}
-            self._endpoints[name] = {}
-            return
-        findings: list[Finding] = [
-            Finding(key, "is not a key that is known here", parsed.lines.get((key,)), f"the keys here are {', '.join(_BUNDLE)}")
-            for key in parsed.data
-            if key not in _BUNDLE
-        ]
-        documents = self._parts(name, parsed, findings)
-        endpoints = _endpoints(parsed, findings)
-        if findings:
-            wrong = RawDocument(f"file {name}", "", "", name, findings=tuple(findings))
-            documents[wrong.key] = wrong
-        self._documents[name] = documents
-        if endpoints is not None:
-            self._endpoints[name] = endpoints
-        else:
-            self._endpoints.setdefault(name, {})
+        findings = list(parsed.findings)
+        if not findings and "service" in parsed.data and "services" not in parsed.data:
+            service = parsed.data["service"]
+            if isinstance(service, str) and service:
+                raw = RawDocument(SERVICES + service, "", _version(parsed.data), name, parsed.data, parsed.lines)
+                self._documents[name] = {raw.key: raw}
+                self._endpoints[name] = {}
+                return
+            findings.append(finding(parsed.lines, ("service",), "must be the name of a service"))
+        elif not findings:
+            problems = _bundle_problems(parsed)
+            endpoints = _endpoints(parsed, problems)
+            documents = _parts(name, parsed)
+            if not problems:
+                self._documents[name] = documents
+                self._endpoints[name] = endpoints
+                return
+            findings = [*_findings_in(documents), *problems]
+        broken = RawDocument(f"file {name}", "", "", name, findings=tuple(findings[:MOST]))
+        self._documents[name] = {**self._documents.get(name, {}), broken.key: broken}
+        self._endpoints.setdefault(name, {})
 
-    def _parts(self, name: str, parsed: Parsed, findings: list[Finding]) -> dict[str, RawDocument]:
-        documents = {}
-        services = parsed.data.get("services") or {}
-        if not isinstance(services, dict):
-            findings.append(Finding("services", "must be a mapping of names to documents", parsed.lines.get(("services",))))
-            services = {}
-        for service in services:
-            path = ("services", service)
-            data = services[service] if services[service] is not None else {}
-            raw = RawDocument(
-                SERVICES + service, "", _version(data), f"{name}#services.{service}", data, _below(parsed, path)
-            )
-            documents[raw.key] = raw
-        if parsed.data.get("mesh") is not None:
-            data = parsed.data["mesh"]
-            documents[MESH_KEY] = RawDocument(
-                MESH_KEY, "", _version(data), f"{name}#mesh", data, _below(parsed, ("mesh",))
-            )
-        return documents
+
+def _bundle_problems(parsed: Parsed) -> list[Finding]:
+    """What keeps a file from being a bundle; its documents are judged one by one, and not here."""
+    known = f"the keys here are {', '.join(_BUNDLE)}"
+    alone = f"{known}; a file for one service alone says which: service: NAME"
+    problems = [
+        finding(parsed.lines, (key,), "is not a key that is known here", alone if key in _OF_SERVICES else known)
+        for key in parsed.data
+        if key not in _BUNDLE
+    ]
+    language = parsed.data.get("apiVersion", LANGUAGE)
+    if language != LANGUAGE:
+        problems.append(finding(parsed.lines, ("apiVersion",), f"must be {LANGUAGE}"))
+    if not isinstance(parsed.data.get("services") or {}, dict):
+        problems.append(finding(parsed.lines, ("services",), "must be a mapping of names to documents"))
+    return problems
+
+
+def _parts(file: str, parsed: Parsed) -> dict[str, RawDocument]:
+    """The documents of a bundle, each with the lines of its own paths."""
+    lines: dict[_Place, dict[_Place, int]] = {}
+    for path, line in parsed.lines.items():
+        depth = 1 if path[:1] == ("mesh",) else 2
+        lines.setdefault(path[:depth], {})[path[depth:]] = line
+    parts: list[tuple[str, tuple[str, ...]]]
+    services = parsed.data.get("services")
+    parts = [(SERVICES + name, ("services", name)) for name in (services if isinstance(services, dict) else ())]
+    if parsed.data.get("mesh") is not None:
+        parts.append((MESH_KEY, ("mesh",)))
+    documents = {}
+    for key, path in parts:
+        data = parsed.data["mesh"] if key == MESH_KEY else services[path[1]]
+        data = {} if data is None else data  # `web:` with nothing below it is a service with no rules
+        origin = f"{file}#{'.'.join(path)}"
+        documents[key] = RawDocument(key, "", _version(data), origin, data, lines.get(path, {}))
+    return documents
+
+
+def _findings_in(documents: Mapping[str, RawDocument]) -> list[Finding]:
+    """What is wrong with the documents of a bundle that can't be one: all of it is to be mended at once."""
+    found = []
+    for raw in documents.values():
+        within = raw.origin.partition("#")[2]
+        found += [replace(one, path=f"{within}.{one.path}".rstrip(".")) for one in decode(raw)[1]]
+    return found
 
 
 def _twice(one: RawDocument, other: RawDocument) -> RawDocument:
     """Two files say something of one service: neither is obeyed, for nobody can know which is meant."""
-    finding = Finding("", f"stands in two files: {one.origin} and {other.origin}", hint="keep one of them")
-    return RawDocument(one.key, "", "", other.origin, findings=(finding,))
+    both = Finding("", f"stands in two files: {one.origin} and {other.origin}", hint="keep one of them")
+    return RawDocument(one.key, "", "", other.origin, findings=(both,))
 
 
-def _endpoints(parsed: Parsed, findings: list[Finding]) -> dict[str, list[Endpoint]] | None:
-    """The endpoints written down by hand; None if they can't be believed, and then the earlier ones stay."""
-    before = len(findings)
+def _endpoints(parsed: Parsed, findings: list[Finding]) -> dict[str, list[Endpoint]]:
+    """The endpoints written down by hand; what is wrong with them goes to `findings`."""
     made: dict[str, list[Endpoint]] = {}
     given = parsed.data.get("endpoints") or {}
-    try:
-        listed = _adapter().validate_json(json.dumps(given), strict=True)
-    except ValidationError as invalid:
-        for error in invalid.errors(include_url=False):
-            path = ("endpoints", *(part for part in error["loc"] if part != "[key]"))
-            findings.append(Finding(render_path(path), error["msg"][:1].lower() + error["msg"][1:], parsed.lines.get(path)))
-        return None
-    for service, entries in listed.items():
-        for index, entry in enumerate(entries):
+    entries, wrong = decoded(given, Mapping[str, tuple[FileEndpoint, ...]], parsed.lines, ("endpoints",))
+    findings.extend(wrong)
+    for service, written in (entries or {}).items():
+        for index, entry in enumerate(written):
             path = ("endpoints", service, index)
             try:
                 made.setdefault(service, []).append(_endpoint(service, entry))
             except Invalid as invalid:
                 for field, reason in invalid.problems:
-                    findings.append(Finding(render_path((*path, field) if field else path), reason, parsed.lines.get(path)))
-    return made if len(findings) == before else None
+                    findings.append(finding(parsed.lines, (*path, field) if field else path, reason))
+    return made
 
 
 def _endpoint(service: str, entry: FileEndpoint) -> Endpoint:
-    locality = Locality.parse(entry.locality) if entry.locality else NOWHERE
+    try:
+        locality = Locality.parse(entry.locality) if entry.locality else NOWHERE
+    except Invalid as wrong:
+        raise Invalid(("locality", str(wrong))) from None
     host, _, port = entry.address.rpartition(":")
     # What a filter sees: as if Consul had the instance, with the labels for its meta.
     record = {
@@ -226,17 +248,8 @@ def _endpoint(service: str, entry: FileEndpoint) -> Endpoint:
             "Tags": [],
         }
     }
-    return Endpoint(entry.address, entry.weight, entry.weight, locality, dict(entry.labels), entry=json.dumps(record))
-
-
-@lru_cache(maxsize=1)
-def _adapter() -> TypeAdapter[Mapping[str, tuple[FileEndpoint, ...]]]:
-    return TypeAdapter(Mapping[str, tuple[FileEndpoint, ...]])
-
-
-def _below(parsed: Parsed, path: tuple[str | int, ...]) -> dict[tuple[str | int, ...], int]:
-    depth = len(path)
-    return {where[depth:]: line for where, line in parsed.lines.items() if where[:depth] == path}
+    labels = dict(entry.labels)
+    return Endpoint(entry.address, entry.weight, locality=locality, labels=labels, entry=json.dumps(record))
 
 
 def _version(data: Any) -> str:

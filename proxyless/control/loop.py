@@ -15,8 +15,7 @@ from typing import Any
 
 from proxyless.control import MESH_KEY, SERVICES, RawDocument, Source
 from proxyless.control.compiler import Compiler, World
-from proxyless.control.dialects import DIALECTS
-from proxyless.control.syntax import Parsed, parse
+from proxyless.control.dialects import decode
 from proxyless.events import (
     ConfigApplied,
     ConfigRejected,
@@ -46,6 +45,8 @@ class Rejected:
 
     raw: RawDocument
     findings: tuple[Finding, ...]
+    value: ServiceDocument | MeshDocument | None = None
+    """What it says, if it is valid by itself and only can't stand beside the others: it is tried again."""
 
 
 class Loop:
@@ -102,12 +103,12 @@ class Loop:
 
     def documents(self, documents: Mapping[str, RawDocument]) -> None:
         with self._lock:
-            self._restored.discard("documents")
+            self._confirmed("documents")
             self._take(documents)
 
     def endpoints(self, watched: Watched, endpoints: Sequence[Endpoint]) -> None:
         with self._lock:
-            self._restored.discard(str(watched))
+            self._confirmed(str(watched))
             if self._endpoints.get(watched) == endpoints:
                 return
             self._endpoints[watched] = endpoints
@@ -131,7 +132,9 @@ class Loop:
     def fresh(self, watch: str) -> None:
         with self._lock:
             since = self._stale.pop(watch, None)
-            self._suspicions.pop(watch, None)
+            doubted = self._suspicions.pop(watch, None) is not None
+            if since is not None or doubted:
+                self.on_change()  # what changed meanwhile was not written to disk
         if since is not None:
             self._emit(SourceRecovered(self._source.name, watch, self._now() - since[0]))
 
@@ -150,11 +153,17 @@ class Loop:
             if self._raw is None:
                 self._restored.add("documents")
                 self._take(documents)
-            for watched, known in endpoints.items():
-                if watched not in self._endpoints:
-                    self._restored.add(str(watched))
-                    self._endpoints[watched] = known
+            # Of those alone that are asked for: what is asked for later the source may tell by then.
+            for watched in (self._watching & endpoints.keys()) - self._endpoints.keys():
+                self._restored.add(str(watched))
+                self._endpoints[watched] = endpoints[watched]
             self._rebuild(["disk"])
+
+    def _confirmed(self, watch: str) -> None:
+        """The source itself has spoken: what came from the disk is to be written anew, or it would grow old there."""
+        if watch in self._restored:
+            self._restored.discard(watch)
+            self.on_change()
 
     @property
     def silent(self) -> bool:
@@ -165,8 +174,8 @@ class Loop:
     def believed(self) -> tuple[Mapping[str, RawDocument], Mapping[Watched, Sequence[Endpoint]]] | None:
         """The last good state, for the disk: documents in effect, and endpoints that the source itself named."""
         with self._lock:
-            if self._stale or self._suspicions:
-                return None  # never from a state that is in doubt
+            if self._stale or self._suspicions or "documents" in self._restored:
+                return None  # never from a state that is in doubt, or that is the disk's own
             documents = {key: accepted.raw for key, accepted in self._accepted.items()}
             endpoints = {w: e for w, e in self._endpoints.items() if str(w) not in self._restored}
             return documents, endpoints
@@ -178,7 +187,7 @@ class Loop:
         before = self._raw or {}
         self._raw = dict(documents)
         changed = [key for key in documents if key not in before or _differs(before[key], documents[key])]
-        gone = [key for key in (*self._accepted, *self._rejected) if key not in documents]
+        gone = [key for key in {**self._accepted, **self._rejected} if key not in documents]
         last_good = dict(self._accepted)
         told = dict(self._rejected)
         for key in gone:
@@ -192,7 +201,12 @@ class Loop:
             else:
                 self._accepted[key] = Accepted(value, documents[key])
                 self._rejected.pop(key, None)
-        self._settle(changed, gone, last_good, news)
+        again = [key for key, set_aside in self._rejected.items() if set_aside.value and (changed or gone)]
+        for key in again:  # what it missed may be there now
+            value = self._rejected.pop(key).value
+            assert value is not None
+            self._accepted[key] = Accepted(value, documents[key])
+        self._settle([*changed, *again, *gone], last_good, news)
         if changed or gone or self._last is None:
             self._rebuild([*changed, *gone] or ["documents"])
         for key, event in news.items():
@@ -200,36 +214,35 @@ class Loop:
                 self._emit(event)
 
     def _settle(
-        self, changed: Sequence[str], gone: Sequence[str], last_good: Mapping[str, Accepted], news: dict[str, ConfigRejected]
+        self, keys: Sequence[str], last_good: Mapping[str, Accepted], news: dict[str, ConfigRejected]
     ) -> None:
-        """Take back, one by one, the documents that can't stand beside the others."""
-        suspects = [key for key in (*changed, *gone) if self._accepted.get(key) is not last_good.get(key)]
-        for _ in range(len(suspects) + 1):
-            findings = self._compiler.compile(self._world(), self._version).findings
-            if not findings:
+        """Take back, one by one, the documents among `keys` that can't stand beside the others."""
+        suspects = [key for key in keys if self._accepted.get(key) is not last_good.get(key)]
+        while True:
+            compiled = self._compiler.compile(self._world(), self._version)
+            if not compiled.findings:
                 return
-            # The one that names what is not there if it is new, else the new one that took it away.
-            at_fault = [key for key in findings if key in suspects] or suspects[:1]
-            if not at_fault:
-                at_fault = list(findings)
+            # Those that name what is not there if they are new, else the new ones that took it away.
+            at_fault = [key for key in suspects if key in compiled.findings]
+            at_fault = at_fault or [key for key in suspects if key in compiled.missed]
+            assert at_fault, f"the last good documents don't stand beside each other: {compiled.findings}"
             for key in at_fault:
-                raw = (self._raw or {}).get(key)
-                wrong = findings.get(key) or next(iter(findings.values()))
+                suspects.remove(key)
+                tried = self._accepted.pop(key, None)
                 if key in last_good:
                     self._accepted[key] = last_good[key]
-                else:
-                    self._accepted.pop(key, None)
-                if raw is not None:
-                    self._reject(raw, tuple(wrong), news)
-                elif key in last_good:
-                    needed = f"was deleted, but {next(iter(findings))} needs it: {wrong[0]}"
-                    hint = "it stays in effect; change the other document first"
-                    self._reject(last_good[key].raw, (Finding("", needed, hint=hint),), news)
-                if key in suspects:
-                    suspects.remove(key)
+                raw = tried.raw if tried else last_good[key].raw
+                findings = compiled.findings.get(key) or [_needed(*compiled.missed[key], gone=tried is None)]
+                self._reject(raw, findings, news, tried.value if tried else None)
 
-    def _reject(self, raw: RawDocument, findings: Sequence[Finding], news: dict[str, ConfigRejected]) -> None:
-        self._rejected[raw.key] = Rejected(raw, tuple(findings))
+    def _reject(
+        self,
+        raw: RawDocument,
+        findings: Sequence[Finding],
+        news: dict[str, ConfigRejected],
+        value: ServiceDocument | MeshDocument | None = None,
+    ) -> None:
+        self._rejected[raw.key] = Rejected(raw, tuple(findings), value)
         news[raw.key] = ConfigRejected(raw.origin, tuple(findings), raw.key in self._accepted)
 
     def _world(self) -> World:
@@ -245,6 +258,11 @@ class Loop:
             for key, rejected in self._rejected.items()
             if key not in self._accepted
         }
+        # A file that can't be read at all may be where a service would have been told of.
+        unread = [_why(r) for key, r in self._rejected.items() if key != MESH_KEY and not key.startswith(SERVICES)]
+        if unread:
+            lost = (name for name in self._wanted if not self._endpoints.get(Watched(name)))
+            rejected = {**{name: unread[0] for name in lost if name not in services}, **rejected}
         versions = {key: accepted.raw.version for key, accepted in self._accepted.items()}
         return World(self._wanted, services, mesh, self._endpoints, versions, rejected)
 
@@ -262,12 +280,17 @@ class Loop:
             self._emit(ConfigApplied(self._version, tuple(changed)))
             self.on_change()
         for watched in compiled.watched - self._watching:
+            if watched in self._watching:
+                continue  # the source told of another while it was asked, and this was asked for then
             self._watching.add(watched)
             self._source.watch(watched)
         for watched in self._watching - compiled.watched:
             self._watching.discard(watched)
             self._endpoints.pop(watched, None)
             self._source.unwatch(watched)
+            for told in (self._stale, self._suspicions, self._dropped):
+                told.pop(str(watched), None)
+            self._restored.discard(str(watched))
 
     # -- looking in
 
@@ -297,26 +320,6 @@ class Loop:
             }
 
 
-def decode(raw: RawDocument) -> tuple[ServiceDocument | MeshDocument | None, Sequence[Finding]]:
-    """Read one document in whatever language it says it is in."""
-    if raw.findings:
-        return None, raw.findings
-    parsed = Parsed(raw.data, raw.lines or {}, ()) if raw.data is not None else parse(raw.text, where=raw.origin)
-    kind = MeshDocument if raw.key == MESH_KEY else ServiceDocument
-    language = parsed.data.get("apiVersion", "proxyless/v1") if isinstance(parsed.data, dict) else "proxyless/v1"
-    dialect = DIALECTS.get(language) if isinstance(language, str) else None
-    if dialect is None:
-        known = ", ".join(sorted(DIALECTS))
-        return None, [Finding("apiVersion", f"names no language that is known here; known: {known}", 1)]
-    value, findings = dialect(parsed, kind)
-    named = getattr(value, "service", None)
-    wanted = raw.key.removeprefix(SERVICES)
-    if value is not None and named is not None and named != wanted:
-        reason = f'says "{named}", but the document lies where "{wanted}" is expected'
-        return None, [Finding("service", reason, parsed.lines.get(("service",)), "make both the same")]
-    return value, findings
-
-
 def _differs(one: RawDocument, other: RawDocument) -> bool:
     return (one.text, one.data, one.findings) != (other.text, other.data, other.findings)
 
@@ -331,6 +334,14 @@ def _same(one: Snapshot, other: Snapshot) -> bool:
     )
 
 
+def _needed(who: str, finding: Finding, *, gone: bool) -> Finding:
+    """Why a document can't lose what it loses: somebody sends there."""
+    what = "was deleted" if gone else "leaves out a subset"
+    reason = f"{what}, but {who} still sends there ({finding.path}: {finding.reason})"
+    return Finding("" if gone else "subsets", reason, hint=f"change {who} first")
+
+
 def _why(rejected: Rejected) -> str:
     first = str(rejected.findings[0]) if rejected.findings else "invalid"
-    return f"{rejected.raw.origin} is invalid and no earlier version of it is known: {first}"
+    more = f" (and {len(rejected.findings) - 1} more)" if len(rejected.findings) > 1 else ""
+    return f"{rejected.raw.origin} is invalid and no earlier version of it is known: {first}{more}"

@@ -10,6 +10,7 @@ from pathlib import Path
 
 from proxyless.control import Source
 from proxyless.control.cache import Cache, default_folder
+from proxyless.control.scanner import quoted
 
 Factory = Callable[[], tuple[Source, Cache | None]]
 """Makes a source afresh (a forked child needs another one), and where its last good state is kept."""
@@ -36,7 +37,7 @@ def _file(url: str) -> Factory:
     path = url.partition(":")[2]
     path = path.removeprefix("//") if path.startswith("//") else path
     if not path:
-        raise ValueError(f"{url!r} names no file: write file:mesh.yaml, or file:FOLDER")
+        raise ValueError("file: names no file: write file:mesh.yaml, or file:FOLDER")
     return lambda: (FileSource(path), None)
 
 
@@ -62,4 +63,5 @@ def factory(url: str) -> Factory:
         make = plugins[scheme].load()
         return lambda: (make(url), None)
     known = ", ".join(f"{name}:" for name in sorted({*SOURCES, *plugins}))
-    raise ValueError(f"{url!r} is not the URL of a source: it must begin with one of {known}")
+    # The URL itself is not repeated: whatever it is, it may hold a password.
+    raise ValueError(f"the URL of a source begins with one of {known}, this one with {quoted(scheme)}")

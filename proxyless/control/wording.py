@@ -233,7 +233,7 @@ def _known_keys(path: Path, kind: Any) -> list[str]:
         if isinstance(part, int):
             node = node.get("items", {})
         else:
-            shaped = next(iter(node.get("patternProperties", {}).values()), {})
+            shaped: Any = next(iter(node.get("patternProperties", {}).values()), {})
             others = node.get("additionalProperties") or shaped
             node = node.get("properties", {}).get(part) or others
     return sorted(_resolve(node, root).get("properties", {}))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields, replace
-from typing import Annotated
+from typing import Annotated, Any
 
 from proxyless.model.findings import Invalid
 from proxyless.model.quantities import STRICT, AtMost, Checked, Name, Percent, Shaped, checked
@@ -82,7 +82,8 @@ def veiled(name: str, match: HeaderMatch) -> HeaderMatch:
     """`match` as people may be shown it: of a header that carries a credential the value is left out."""
     if not _CREDENTIAL.search(name):
         return match
-    return replace(match, **{way: _VEIL for way in _WAYS if getattr(match, way) is not None})
+    hidden: dict[str, Any] = {way: _VEIL for way in _WAYS if getattr(match, way) is not None}
+    return replace(match, **hidden)
 
 
 @dataclass(frozen=True, slots=True)

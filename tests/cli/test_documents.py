@@ -96,7 +96,7 @@ def test_an_invalid_document_makes_no_other_look_wrong(run: Run, tmp_path: Path)
         ("a: [\n", ":2: not valid YAML at column 1"),
         ("", ":1: bad.yaml is empty"),
         ("routes: []\n", ":1: does not say which service it is for; add `service: NAME` at its top"),
-        ("services: {web: 7}\n", ":1: services.web: must be a mapping of keys to values"),
+        ("services:\n  web: 7\n", ":2: services.web: must be a mapping of keys to values"),
         ("service: 7\n", "service"),
     ],
 )

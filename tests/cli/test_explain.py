@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from tests.cli.invoking import Program, Run
+from tests.cli.invoking import Run
 
 KEYS = [
     *("service", "method", "route", "refusal", "rejected", "split", "endpoints"),
@@ -169,14 +169,19 @@ def test_samples_fall_as_the_split_and_the_weights_say(run: Run, shop: str) -> N
     assert abs(calls["127.0.0.1:50051"] - 4500) <= 3 * 58.1  # p = 0.225
 
 
-def test_the_same_seed_draws_the_same(program: Program, shop: str) -> None:
-    """In two processes: pickers begin where the seed says, not where the mesh's own dice fell."""
-    arguments = ("explain", "shop", "/a.B/C", "--samples", "500", "--source", shop, "-o", "json")
-    one, same, other = (
-        json.loads(program(*arguments, "--seed", seed).stdout)["samples"] for seed in (5, 5, 6)
+def test_the_same_seed_draws_the_same(run: Run, tmp_path: Path) -> None:
+    """Whatever the mesh's own dice said when it was connected: its turns begin where the seed says."""
+    path = tmp_path / "mesh.yaml"
+    listed = ", ".join(f'{{address: "127.0.0.1:{port}"}}' for port in range(1000, 1020))
+    path.write_text(
+        "services: {web: {trafficPolicy: {loadBalancer: {policy: round_robin}}}}\n"
+        f"endpoints: {{web: [{listed}]}}\n"
     )
-    assert one == same
-    assert one["went"] != other["went"]
+    arguments = ("web", "/a.B/C", "--samples", "1", "--source", f"file:{path}")
+    drawn = [explained(run, *arguments, "--seed", "5")["samples"] for _ in range(4)]
+    assert drawn[0] == drawn[1] == drawn[2] == drawn[3]
+    others = [explained(run, *arguments, "--seed", seed)["samples"]["went"] for seed in (6, 7, 8)]
+    assert any(other != drawn[0]["went"] for other in others)
 
 
 def test_a_fraction_is_drawn_and_what_no_route_takes_is_counted_as_refused(run: Run, tmp_path: Path) -> None:

@@ -56,7 +56,7 @@ class Callers:
         return Counter(call.served_by for call in self.calls if since <= call.began < until)
 
     def until_served(self, calls: int, *, since: float = 0.0, by: str = "", within: float = 20.0) -> None:
-        """Wait until that many calls that began after `since` were answered: by anybody, or `by` one server."""
+        """Wait until so many calls that began after `since` were answered, by anybody or `by` one server."""
         deadline = time.monotonic() + within
         while (self.served(since)[by] if by else self.served(since).total()) < calls:
             lost = f", {len(self.lost)} were lost: {self.lost[:3]}" if self.lost else ""

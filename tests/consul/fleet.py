@@ -123,10 +123,9 @@ class Fleet:
             server.stop()
 
 
-def connected(agent: ConsulAgent, snapshot: object = "off", **query: str) -> proxyless.Mesh:
-    """A mesh over that agent; without a `snapshot` folder it neither reads nor writes the disk."""
-    parameters = "".join(f"&{name}={value}" for name, value in query.items())
-    return proxyless.connect(f"consul://{agent.address}?snapshot={snapshot}{parameters}")
+def connected(agent: ConsulAgent, snapshot: object = "off", *, address: str = "") -> proxyless.Mesh:
+    """A mesh over that agent, or what stands before it at `address`; off the disk without a `snapshot`."""
+    return proxyless.connect(f"consul://{address or agent.address}?snapshot={snapshot}")
 
 
 def stub(mesh: proxyless.Mesh, service: str = "echo") -> Any:

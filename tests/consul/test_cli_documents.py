@@ -233,6 +233,17 @@ def test_somebody_elses_invalid_document_is_no_obstacle(
     assert run("delete", "other", "--yes").exit_code == 0
 
 
+def test_what_did_not_fit_before_is_not_blamed_on_this_change(
+    run: Run, consul: ConsulAgent, prefix: str, tmp_path: Path
+) -> None:
+    """web names a subset that shop never had: that is no reason to refuse a change of shop, or of a third one."""
+    consul.put_kv(f"{prefix}/services/web", WEB)
+    consul.put_kv(f"{prefix}/services/shop", "service: shop\n")
+    assert run("apply", "-f", file(tmp_path, "shop.yaml", "service: shop\nroutes: []\n")).exit_code == 0
+    assert run("apply", "-f", file(tmp_path, "third.yaml", "service: third\n")).exit_code == 0
+    assert run("apply", "-f", file(tmp_path, "web.yaml", WEB + "# again\n")).exit_code == 1
+
+
 def test_nobody_is_asked_where_nobody_can_answer(run: Run, consul: ConsulAgent, prefix: str) -> None:
     """In a script, delete without --yes is misuse, and deletes nothing."""
     consul.put_kv(f"{prefix}/services/shop", SHOP)

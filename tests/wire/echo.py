@@ -7,6 +7,7 @@ included, so that both directions can be compared.
 from __future__ import annotations
 
 import base64
+import socket
 import threading
 import time
 from collections import Counter
@@ -187,6 +188,13 @@ class EchoServer:
 
     def __exit__(self, *_: object) -> None:
         self.stop()
+
+
+def dead_address() -> str:
+    """An address where nobody listens."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return f"127.0.0.1:{probe.getsockname()[1]}"
 
 
 def eventually(true: Callable[[], Any], within: float = 5.0) -> None:

@@ -7,6 +7,7 @@ our opinion of it. A test that concerns the mesh alone uses the `net` without na
 from __future__ import annotations
 
 import asyncio
+import json
 import os
 import time
 from collections.abc import Callable, Coroutine, Sequence
@@ -75,9 +76,8 @@ class Net:
         self._write()
 
     def _write(self) -> None:
-        labels = ", ".join(f"{name}: {value}" for name, value in self._labels.items())
-        lines = [f'  - {{address: "{address}", labels: {{{labels}}}}}' for address in self._addresses]
-        text = "\n".join(["services:", f"  echo: {self._document}", "endpoints:", "  echo:", *lines, ""])
+        endpoints = [{"address": address, "labels": self._labels} for address in self._addresses]
+        text = f"services: {{echo: {self._document}}}\nendpoints: {json.dumps({'echo': endpoints})}\n"
         new = self._file.with_suffix(".new")
         new.write_text(text)
         os.replace(new, self._file)

@@ -23,6 +23,8 @@ from proxyless.policy.matcher import regex
 Value: TypeAlias = ServiceDocument | MeshDocument
 Dialect: TypeAlias = Callable[[Parsed, type[Value]], tuple[Value | None, list[Finding]]]
 
+LANGUAGE = "proxyless/v1"
+
 NOT_YET = (
     ("routes", 0, "hedge"),
     ("routes", 0, "fault"),

@@ -1,0 +1,132 @@
+"""Deadlines in, on threads: what a caller allows reaches the handler, and every call the handler makes.
+
+grpcio asks an interceptor before there is a deadline to read: it is given the method's name and the metadata,
+from which `grpc-timeout` has been taken out. So the handler itself is wrapped. What the wrapper finds in the
+call's context it puts where mesh channels look (`context.py`), and takes it away again afterwards.
+
+Expired work is dropped: a call whose caller has given up is not begun. Without that an overloaded server spends
+its capacity on answers that nobody waits for, and stays overloaded ("The tail at scale", "metastable failures").
+"""
+
+from __future__ import annotations
+
+import copy
+import functools
+import inspect
+import math
+import time
+from collections.abc import Callable, Iterator
+from contextvars import Context, Token, copy_context
+from typing import Any
+
+import grpc
+
+from proxyless.context import CARRIED, DEADLINE, SCOPE, Pairs, Scope, carried
+from proxyless.errors import ConfigError
+
+FOREVER = 1e8
+"""Seconds. A call without a deadline has 9.2e18 of them left in grpcio's server (`grpc/_server.py`; grpc#26236)."""
+
+MOST_METHODS = 1000
+"""How many wrapped handlers are kept: a server may accept whatever name it is called by."""
+
+
+def server_interceptor(*, reserve: float = 0.0) -> grpc.ServerInterceptor:
+    """Hand on the deadlines of incoming calls, for a `grpc.server`: list it first.
+
+    The handler and all calls it makes through the mesh have what its caller has left, less `reserve` seconds for
+    the way back. A call that has expired by the time its turn comes is refused with DEADLINE_EXCEEDED. Metadata
+    named with `proxyless.propagate` goes on to the calls that the handler makes.
+
+    When the caller goes, the streams and futures that the handler has under way are cancelled. A *blocking* call
+    that waits for its answer can't be: grpcio gives no handle on it. It ends with its own deadline, which is the
+    caller's, is not retried, and every later call of the handler is refused at once (`deadline`), unless it
+    stands inside `proxyless.shield()`.
+    """
+    return DeadlineInterceptor(checked(reserve))
+
+
+class DeadlineInterceptor(grpc.ServerInterceptor):  # type: ignore[misc]
+    """What `server_interceptor` makes."""
+
+    def __init__(self, reserve: float) -> None:
+        self._reserve = reserve
+        self._wrapped: dict[str, tuple[Any, Any]] = {}
+
+    def intercept_service(self, continuation: Callable[[Any], Any], handler_call_details: Any) -> Any:
+        """Wrap the method's handler; the same one is wrapped once."""
+        handler = continuation(handler_call_details)
+        if handler is None:
+            return None
+        method = handler_call_details.method
+        known = self._wrapped.get(method)
+        if known is not None and known[0] is handler:
+            return known[1]
+        behaviour = behaviour_of(handler)
+        wrapped = replaced(handler, wrap(getattr(handler, behaviour), method, self._reserve, scope_of_call))
+        if known is not None or len(self._wrapped) < MOST_METHODS:
+            self._wrapped[method] = (handler, wrapped)
+        return wrapped
+
+
+def checked(reserve: float) -> float:
+    """The reserve, once it is known to shorten deadlines; raises ConfigError."""
+    if not 0.0 <= reserve < FOREVER:
+        raise ConfigError(f"reserve={reserve!r}: it is what a deadline is shortened by, in seconds, and not negative")
+    return float(reserve)
+
+
+def behaviour_of(handler: Any) -> str:
+    """The name of the one attribute that does the work."""
+    requests = "stream" if handler.request_streaming else "unary"
+    return f"{requests}_{'stream' if handler.response_streaming else 'unary'}"
+
+
+def replaced(handler: Any, behaviour: Any) -> Any:
+    """The same handler, whatever else it has, with another behaviour."""
+    if hasattr(handler, "_replace"):  # grpcio's own are named tuples
+        return handler._replace(**{behaviour_of(handler): behaviour})
+    handler = copy.copy(handler)
+    setattr(handler, behaviour_of(handler), behaviour)
+    return handler
+
+
+def scope_of_call(context: Any) -> Scope:
+    """The scope of a call on threads: grpcio says when the call is over, in a thread of its own."""
+    scope = Scope()
+    if not context.add_callback(scope.leave):
+        scope.leave()  # it is over already
+    return scope
+
+
+def wrap(behave: Any, method: str, reserve: float, scope_of: Callable[[Any], Scope]) -> Any:
+    """`behave`, a handler's function on threads, with what it inherits. `scope_of` makes its call's scope."""
+    # A non-blocking one is given a function to send its answers with, and returns nothing.
+    non_blocking = getattr(behave, "experimental_non_blocking", False)
+    if inspect.isgeneratorfunction(behave) and not non_blocking:
+        return _many_answers(behave, method, reserve, scope_of)
+    return _one_answer(behave, method, reserve, scope_of)
+
+
+def _one_answer(behave: Any, method: str, reserve: float, scope_of: Callable[[Any], Scope]) -> Any:
+    @functools.wraps(behave)
+    def served(request: Any, context: Any, *send: Any) -> Any:
+        inherited = _admitted(context, method, reserve, scope_of)
+        if inherited is None:
+            return None
+        tokens = inherited.enter()
+        try:
+            answer = behave(request, context, *send)
+        except BaseException:
+            _failed(context, inherited.scope)
+            raise
+        finally:
+            leave(tokens)
+        inherited.scope.answered()
+        return answer
+
+    return served
+
+
+def _many_answers(behave: Any, method: str, reserve: float, scope_of: Callable[[Any], Scope]) -> Any:
+    raise NotImplementedError
