@@ -8,11 +8,13 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from proxyless.context import deadline, remaining, shield
+    from proxyless.context import deadline, propagate, remaining, shield
     from proxyless.errors import ConfigError, MeshRpcError
     from proxyless.explain import Explanation
     from proxyless.mesh import Mesh, connect
     from proxyless.registrar import register
+    from proxyless.server.aio_deadlines import aio_server_interceptor
+    from proxyless.server.deadlines import server_interceptor
 
 __version__ = "0.1.0"
 
@@ -21,10 +23,13 @@ _HOMES = {
     "Explanation": "proxyless.explain",
     "Mesh": "proxyless.mesh",
     "MeshRpcError": "proxyless.errors",
+    "aio_server_interceptor": "proxyless.server.aio_deadlines",
     "connect": "proxyless.mesh",
     "deadline": "proxyless.context",
+    "propagate": "proxyless.context",
     "register": "proxyless.registrar",
     "remaining": "proxyless.context",
+    "server_interceptor": "proxyless.server.deadlines",
     "shield": "proxyless.context",
 }
 
@@ -34,10 +39,13 @@ __all__ = [
     "Mesh",
     "MeshRpcError",
     "__version__",
+    "aio_server_interceptor",
     "connect",
     "deadline",
+    "propagate",
     "register",
     "remaining",
+    "server_interceptor",
     "shield",
 ]
 

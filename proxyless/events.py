@@ -71,8 +71,50 @@ class Suspicious:
     reason: str
 
 
-Event: TypeAlias = ConfigApplied | ConfigRejected | EndpointsDropped | SourceStale | SourceRecovered | Suspicious
+@dataclass(frozen=True, slots=True)
+class NodeEjected:
+    """Outlier detection keeps calls away from an endpoint for a while."""
+
+    destination: str
+    address: str
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class NodeReadmitted:
+    """An ejected endpoint has passed its probation."""
+
+    destination: str
+    address: str
+
+
+@dataclass(frozen=True, slots=True)
+class BreakerChanged:
+    """The circuit breaker of a destination is CLOSED, OPEN or HALF_OPEN now."""
+
+    destination: str
+    state: str
+
+
+Event: TypeAlias = (
+    ConfigApplied
+    | ConfigRejected
+    | EndpointsDropped
+    | SourceStale
+    | SourceRecovered
+    | Suspicious
+    | NodeEjected
+    | NodeReadmitted
+    | BreakerChanged
+)
 Observer: TypeAlias = Callable[[Event], None]
+
+
+def of_destination(what: str, destination: str, address: str, why: str) -> Event:
+    """The event for what a destination's state tells: `ejected`, `readmitted`, or a breaker's new state."""
+    if what == "ejected":
+        return NodeEjected(destination, address, why)
+    return NodeReadmitted(destination, address) if what == "readmitted" else BreakerChanged(destination, why)
 
 
 def emitter(observers: Sequence[Observer]) -> Observer:
@@ -102,6 +144,12 @@ def log_event(event: Event) -> None:
             log.warning("%s: no answer for %s (%s); the last good state serves on", source, _plain(watch), _plain(reason))
         case SourceRecovered(source, watch, after):
             log.info("%s: answers again for %s after %.1f s", source, _plain(watch), after)
+        case NodeEjected(destination, address, reason):
+            log.warning("%s of %s is ejected: %s", address, destination, reason)
+        case NodeReadmitted(destination, address):
+            log.info("%s of %s is back", address, destination)
+        case BreakerChanged(destination, state):
+            log.warning("the circuit breaker of %s is %s", destination, state)
         case Suspicious(source, watch, reason):
             log.warning("%s: %s: %s", source, _plain(watch), _plain(reason))
 

@@ -11,7 +11,7 @@ from typing import Any
 
 from proxyless.model.matches import Match, veiled
 from proxyless.model.quantities import Duration, camel
-from proxyless.model.snapshot import Cluster, PlannedRoute, ServiceTable, Snapshot
+from proxyless.model.snapshot import Cluster, NodeState, PlannedRoute, ServiceTable, Snapshot
 from proxyless.model.topology import Locality
 from proxyless.policy.matcher import joined
 
@@ -39,7 +39,8 @@ class Explanation:
         return asdict(self)
 
 
-def explain(snapshot: Snapshot, service: str, method: str, metadata: Iterable[tuple[str, Any]] = ()) -> Explanation:
+def explain(snapshot: Snapshot, service: str, method: str, metadata: Iterable[tuple[str, Any]] = (), now: float = 0.0
+) -> Explanation:
     """Follow a request through `snapshot` without making it. A `fraction` counts as drawn: it is chance."""
     table = snapshot.services.get(service)
     if table is None or table.rejected:
@@ -49,7 +50,7 @@ def explain(snapshot: Snapshot, service: str, method: str, metadata: Iterable[tu
     for route in table.routes:
         why = route.matcher.why_not(method, service, headers)
         if not why:
-            return _followed(service, method, route, tuple(rejected))
+            return _followed(service, method, route, tuple(rejected), now)
         rejected.append({"route": route.name, "why": why})
     return _refused(service, method, "no_route", tuple(rejected))
 
@@ -58,8 +59,9 @@ def _refused(service: str, method: str, reason: str, rejected: tuple[Mapping[str
     return Explanation(service, method, None, reason, rejected, (), (), None, None, None, (), {})
 
 
-def _followed(service: str, method: str, route: PlannedRoute, rejected: tuple[Mapping[str, str], ...]) -> Explanation:
-    endpoints = tuple(entry for cluster in route.clusters for entry in _endpoints(cluster))
+def _followed(service: str, method: str, route: PlannedRoute, rejected: tuple[Mapping[str, str], ...], now: float
+) -> Explanation:
+    endpoints = tuple(entry for cluster in route.clusters for entry in _endpoints(cluster, now))
     refusal = None
     if route.route.direct_response is not None:
         refusal = "direct_response"
@@ -77,13 +79,14 @@ def _followed(service: str, method: str, route: PlannedRoute, rejected: tuple[Ma
             "per_try_timeout": None if per_try is None else float(per_try),
             "on": list(route.retry.on),
         }
+    fault = plain(route.route.fault) if route.faults is not None else None
     policies = {str(cluster.key): plain(cluster.policy) for cluster in route.clusters}
     return Explanation(
-        service, method, route.name, refusal, rejected, split, endpoints, route.timeout, retry, None, (), policies
+        service, method, route.name, refusal, rejected, split, endpoints, route.timeout, retry, fault, (), policies
     )
 
 
-def _endpoints(cluster: Cluster) -> list[dict[str, Any]]:
+def _endpoints(cluster: Cluster, now: float) -> list[dict[str, Any]]:
     return [
         {
             "address": node.address,
@@ -91,11 +94,20 @@ def _endpoints(cluster: Cluster) -> list[dict[str, Any]]:
             "subset": cluster.key.subset or None,
             "locality": str(node.endpoint.locality),
             "weight": weight,
-            "state": "healthy" if node.endpoint.status == "passing" else node.endpoint.status,
+            "state": _state(node, now),
             "in_flight": node.inflight,
         }
         for node, weight in zip(cluster.nodes, cluster.weights, strict=True)
     ]
+
+
+def _state(node: NodeState, now: float) -> str:
+    """healthy, warning, unreachable, ejected or probing: the strongest word that is true."""
+    if node.outlier.out:
+        return node.outlier.state(now)
+    if node.reachable_at > now:
+        return "unreachable"
+    return "healthy" if node.endpoint.status == "passing" else node.endpoint.status
 
 
 def plain(value: Any) -> Any:
@@ -120,17 +132,18 @@ def _shown(block: Match) -> Match:
 
 
 def status_of(
-    snapshot: Snapshot, loop: Mapping[str, Any], labels: Mapping[str, str], locality: Locality
+    snapshot: Snapshot, loop: Mapping[str, Any], labels: Mapping[str, str], locality: Locality, now: float
 ) -> dict[str, Any]:
     """`Mesh.status()`: the loop's view of its documents, with the snapshot's of routes and endpoints."""
     services = {name: _service(table) for name, table in snapshot.services.items()}
-    endpoints = [entry for cluster in snapshot.clusters.values() for entry in _endpoints(cluster)]
+    endpoints = [entry for cluster in snapshot.clusters.values() for entry in _endpoints(cluster, now)]
     return {
         **loop,
         "labels": dict(labels),
         "locality": str(locality),
         "services": services,
         "endpoints": endpoints,
+        "destinations": {str(key): cluster.state.status(now) for key, cluster in snapshot.clusters.items()},
     }
 
 

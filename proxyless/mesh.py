@@ -29,9 +29,9 @@ from proxyless.control.compiler import Compiler
 from proxyless.control.loop import Loop
 from proxyless.control.sources import Factory, default_url, factory
 from proxyless.errors import ConfigError
-from proxyless.events import Observer, Suspicious, emitter, log_event
+from proxyless.events import Observer, Suspicious, emitter, log_event, of_destination
 from proxyless.model.findings import Invalid
-from proxyless.model.snapshot import Snapshot
+from proxyless.model.snapshot import ClusterKey, Snapshot
 from proxyless.model.topology import NOWHERE, Locality
 from proxyless.policy.balancers import BALANCERS, Balancer
 from proxyless.script import Send
@@ -111,7 +111,7 @@ class Mesh:
         self._dice = random.Random()
         self._clock = time.monotonic
         self._slot = SnapshotSlot()
-        self._nodes = Nodes(Send)
+        self._nodes = Nodes(Send, self._tell, self._clock)
         self._timers = Timers()
         self._subchannels = Subchannels(self._timers)
         self._links = Links(
@@ -135,7 +135,8 @@ class Mesh:
 
     def _start(self, version: int) -> None:
         source, cache = self._make_source()
-        compiler = Compiler(self._nodes.node, self._nodes.cluster, compose, self._balancers, self.labels, self._dice.random)
+        disabled = frozenset(os.environ.get("PROXYLESS_DISABLE", "").replace(" ", "").split(","))
+        compiler = Compiler(self._nodes, compose, self._balancers, self.labels, self._dice.random, disabled)
         self._source = source
         self._cache: Cache | None = cache
         self._loop = loop = Loop(source, compiler, self._publish, self._emit, self._clock, version)
@@ -221,6 +222,10 @@ class Mesh:
         for node in self._nodes.adopt(snapshot):
             node.retire(self._unnamed)
 
+    def _tell(self, what: str, key: ClusterKey, address: str, why: str) -> None:
+        """Something changed on the data path, told by the call that changed it."""
+        self._emit(of_destination(what, str(key), address, why))
+
     def _unnamed(self, node: Node) -> None:
         self._subchannels.retire(node.address, self._nodes.needed)
 
@@ -256,7 +261,7 @@ class Mesh:
         self._awaken()
         from proxyless.explain import status_of  # noqa: PLC0415 - not needed by programs that only call
 
-        return status_of(self._slot.current, self._loop.status(), self.labels, self.locality)
+        return status_of(self._slot.current, self._loop.status(), self.labels, self.locality, self._clock())
 
     def explain(self, service: str, method: str, metadata: Any = ()) -> Explanation:
         """The decision for one request: route, why earlier ones did not match, split, endpoints, timeout.
@@ -266,7 +271,7 @@ class Mesh:
         from proxyless.explain import explain  # noqa: PLC0415
 
         self.ready(service, timeout=2.0)
-        return explain(self._slot.current, service, method, metadata)
+        return explain(self._slot.current, service, method, metadata, self._clock())
 
     # -- ending
 

@@ -10,7 +10,11 @@ from collections.abc import Callable
 from typing import NamedTuple
 
 from proxyless.filters.balance import balance
+from proxyless.filters.breaker import breaker
 from proxyless.filters.deadline import deadline
+from proxyless.filters.fault import fault
+from proxyless.filters.limits import limits
+from proxyless.filters.rate_limit import rate_limit
 from proxyless.filters.respond import respond
 from proxyless.filters.retry import retry
 from proxyless.filters.route import route
@@ -28,15 +32,27 @@ class Stage(NamedTuple):
     needed: Callable[[PlannedRoute], bool]
 
 
+def _sends(planned: PlannedRoute) -> bool:
+    return planned.route.direct_response is None
+
+
 STACK: tuple[Stage, ...] = (
+    # first of all: a refused call costs nothing else
+    Stage(rate_limit, lambda planned: planned.rate is not None),
     # above all that may wait or try again: it owns the call's timeout
     Stage(deadline, lambda planned: planned.timeout is not None),
+    # below deadline: an injected delay is felt as a real one; above breaker and retry: an abort tests the caller
+    Stage(fault, lambda planned: planned.faults is not None),
     # instead of all that sends: a route that answers by itself needs no endpoint
     Stage(respond, lambda planned: planned.route.direct_response is not None),
-    # below deadline: never waits past it; above balance: each attempt picks anew
-    Stage(retry, lambda planned: planned.retry.attempts > 0 and planned.route.direct_response is None),
+    # above retry: it judges calls, not attempts
+    Stage(breaker, lambda planned: _sends(planned) and any(c.policy.circuit_breaker for c in planned.clusters)),
+    # below deadline: never waits past it; above limits: each attempt is admitted anew
+    Stage(retry, lambda planned: _sends(planned) and planned.retry.attempts > 0),
+    # above balance: a refused attempt touches no node
+    Stage(limits, _sends),
     # last: chooses the node, and brackets the attempt with begin and done
-    Stage(balance, lambda planned: planned.route.direct_response is None),
+    Stage(balance, _sends),
 )
 
 

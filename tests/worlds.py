@@ -19,11 +19,12 @@ from proxyless.model.snapshot import Cluster, ClusterKey, Picker, PlannedRoute, 
 from proxyless.model.topology import Endpoint, Watched
 from proxyless.model.traffic import DEFAULTS
 from proxyless.policy.balancers import BALANCERS
+from proxyless.policy.fault import Faults
 from proxyless.policy.matcher import Matcher
 from proxyless.policy.retriable import judge
 from proxyless.script import Metadata, Rpc, Send
 from proxyless.stack import compose
-from proxyless.state import ClusterState, Node, Nodes
+from proxyless.state import DestinationState, Node, Nodes
 from tests.fakes import START, InTurn
 
 WEB = ClusterKey("web")
@@ -37,9 +38,9 @@ def node(name: str, weight: int = 1, cluster: ClusterKey = WEB) -> Node:
 def planned(*nodes: Node, picker: Picker | None = None, known: bool = True, **route: Any) -> PlannedRoute:
     """A route to one cluster of `nodes`, picked in turn; `route` has fields of `Route`. Retries are off."""
     weights = [member.endpoint.weight for member in nodes]
-    cluster = Cluster(
-        WEB, Watched("web"), DEFAULTS, nodes, weights, picker or InTurn(*nodes), ClusterState(), known
-    )
+    state = DestinationState(WEB, DEFAULTS, lambda *_told: None, START)
+    state.follow(DEFAULTS, nodes, START)
+    cluster = Cluster(WEB, Watched("web"), DEFAULTS, nodes, weights, picker or InTurn(*nodes), state, known)
     rule = Route(name="r", **route)
     answers = rule.direct_response is not None
     retry = rule.retry or RetryPolicy(attempts=0)
@@ -55,6 +56,7 @@ def planned(*nodes: Node, picker: Picker | None = None, known: bool = True, **ro
         timeout=rule.timeout or None,
         retry=retry,
         may_retry=judge(retry.on),
+        faults=Faults(rule.fault) if rule.fault else None,
     )
 
 
@@ -98,13 +100,18 @@ class Known:
     """
 
     def __init__(self, *, labels: Mapping[str, str] | None = None, seed: int = 1) -> None:
-        self.nodes = Nodes(Send)
+        self.now = START
+        self.told: list[tuple[str, str, str]] = []
+        self.nodes = Nodes(Send, self._tell, lambda: self.now)
         self.services: dict[str, ServiceDocument] = {}
         self.mesh = MeshDocument()
         self.endpoints: dict[Watched, Sequence[Endpoint]] = {}
         self._version = 0
         dice = random.Random(seed).random
-        self._compiler = Compiler(self.nodes.node, self.nodes.cluster, compose, BALANCERS, labels or {}, dice)
+        self._compiler = Compiler(self.nodes, compose, BALANCERS, labels or {}, dice)
+
+    def _tell(self, what: str, _key: ClusterKey, address: str, why: str) -> None:
+        self.told.append((what, address, why))
 
     def lives(self, service: str, *endpoints: str | Endpoint, datacenter: str = "") -> Known:
         """Say where `service` runs."""

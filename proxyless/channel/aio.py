@@ -180,6 +180,8 @@ class AioMeshChannel(grpc.aio.Channel):  # type: ignore[misc]
 
     async def wait_for_state_change(self, last_observed_state: State) -> None:
         """Until the state is another than `last_observed_state`."""
+        if self._closed:
+            raise grpc.aio.UsageError("Channel is closed.")
         pause = 0.005
         while self.get_state() == last_observed_state:
             await asyncio.sleep(pause)  # several channels behind one state: looking is cheaper than watching all

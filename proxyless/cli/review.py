@@ -170,14 +170,23 @@ def _check(values: Mapping[str, Value]) -> Mapping[str, Sequence[Finding]]:
     world = World(frozenset(), services, mesh if isinstance(mesh, MeshDocument) else MeshDocument(), {})
     named: dict[str, Any] = {entry.name: _never for entry in entry_points(group="proxyless.balancers")}
     compiler = Compiler(
-        node_of=_never,
-        state_of=_never,
+        registry=_NOTHING,
         compose=_never,
         balancers={**BALANCERS, **named},
         labels={},
         rng=random.random,
     )
     return compiler.compile(world, 0).findings
+
+
+class _Nothing:
+    """The registry of a check: nothing is wanted, so nothing is asked of it."""
+
+    def __getattr__(self, name: str) -> Any:
+        raise AssertionError(f"no service is wanted, so nothing is made: {name}")
+
+
+_NOTHING: Any = _Nothing()
 
 
 def _never(*_given: Any) -> NoReturn:

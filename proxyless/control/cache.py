@@ -27,7 +27,7 @@ OLDEST = 24 * 3600.0
 """Seconds after which a file is history: endpoints of yesterday may be somebody else's addresses today."""
 DEBOUNCE = 1.0
 REFRESH = 3600.0
-"""Seconds after which files are written again though nothing changed: it is as true as it was, and no older."""
+"""Seconds after which files are written again though nothing changed, lest a true state look old."""
 
 State = tuple[Mapping[str, RawDocument], Mapping[Watched, Sequence[Endpoint]]]
 
@@ -95,7 +95,7 @@ class Cache:
                     return None
                 records = [json.loads(line) for line in file]
                 return records if len(records) == head["records"] else None
-        except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
             return None
 
     def _replace(self, name: str, records: Iterable[dict[str, Any]]) -> None:

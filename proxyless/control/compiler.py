@@ -11,25 +11,25 @@ import difflib
 import json
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Protocol
 
 from proxyless.control import SERVICES
 from proxyless.control.bexpr import compile_filter
 from proxyless.model.documents import MeshDocument, ServiceDocument, Subset
 from proxyless.model.findings import Finding
-from proxyless.model.routes import RetryPolicy, Route, Split
+from proxyless.model.routes import RateLimit, RetryPolicy, Route, Split
 from proxyless.model.snapshot import (
     Cluster,
     ClusterKey,
     DestinationState,
-    NodeState,
     PlannedRoute,
     ServiceTable,
     Snapshot,
 )
 from proxyless.model.topology import Endpoint, Watched
-from proxyless.model.traffic import DEFAULTS, RetryBudget, TrafficPolicy, overlay
+from proxyless.model.traffic import DEFAULTS, TrafficPolicy, overlay, settled
 from proxyless.policy.balancers import Balancer
+from proxyless.policy.fault import Faults
 from proxyless.policy.headers import editor
 from proxyless.policy.matcher import Matcher
 from proxyless.policy.retriable import judge
@@ -63,20 +63,33 @@ class Compiled:
     """By the key of a document whose subset is named in vain: who names it, and the finding that says so."""
 
 
+class Registry(Protocol):
+    """Where state is kept by identity (`state.Nodes`): what is named again is the same object, with its history."""
+
+    def node(self, cluster: ClusterKey, endpoint: Endpoint) -> Any:
+        """The node for a member of a destination."""
+
+    def destination(self, key: ClusterKey, policy: TrafficPolicy, nodes: Any) -> DestinationState:
+        """The state of a destination with these members."""
+
+    def rate(self, service: str, route: str, settings: RateLimit) -> Callable[[float], bool]:
+        """The bucket of a route."""
+
+
 class Compiler:
     """Compiles worlds, one after the other; remembers the last so as to take over what is the same."""
 
     def __init__(
         self,
-        node_of: Callable[[ClusterKey, Endpoint], NodeState],
-        state_of: Callable[[ClusterKey, RetryBudget], DestinationState],
+        registry: Registry,
         compose: Callable[[PlannedRoute], Any],
         balancers: Mapping[str, Balancer],
         labels: Mapping[str, str],
         rng: Callable[[], float],
+        disabled: frozenset[str] = frozenset(),
     ) -> None:
-        self._node_of = node_of
-        self._state_of = state_of
+        self._registry = registry
+        self._disabled = disabled
         self._compose = compose
         self._balancers = balancers
         self._labels = labels
@@ -159,12 +172,8 @@ class Compiler:
     def _cluster(self, world: World, key: ClusterKey) -> tuple[tuple[Any, ...], Cluster]:
         document = world.services.get(key.service) or ServiceDocument()
         subset = document.subsets[key.subset] if key.subset else None
-        policy = overlay(
-            DEFAULTS,
-            world.mesh.defaults.traffic_policy,
-            document.traffic_policy,
-            subset.traffic_policy if subset else None,
-        )
+        own = subset.traffic_policy if subset else None
+        policy = settled(overlay(DEFAULTS, world.mesh.defaults.traffic_policy, document.traffic_policy, own))
         discovery = document.discovery
         watched = Watched(discovery.service or key.service, discovery.datacenter or "")
         endpoints = world.endpoints.get(watched)
@@ -173,11 +182,11 @@ class Compiler:
         if last is not None and last[0][0] is endpoints and last[0][1:] == inputs[1:]:
             return last
         members = select(endpoints or (), discovery.only_passing, discovery.filter, subset)
-        nodes = [self._node_of(key, endpoint) for endpoint in members]
+        nodes = [self._registry.node(key, endpoint) for endpoint in members]
         weights = [endpoint.effective_weight for endpoint in members]
         balancer = self._balancers[policy.load_balancer.policy]
         picker = balancer(nodes, weights, policy.load_balancer, self._rng)
-        state = self._state_of(key, policy.retry_budget)
+        state = self._registry.destination(key, policy, nodes)
         cluster = Cluster(key, watched, policy, nodes, weights, picker, state, known=endpoints is not None)
         return inputs, cluster
 
@@ -204,8 +213,9 @@ class Compiler:
         timeout = route.timeout if route.timeout is not None else world.mesh.defaults.timeout
         weights = [split.weight for split in route.split] or [1.0]
         retry = route.retry or world.mesh.defaults.retry or RetryPolicy()
+        name = route.name or f"route-{index}"
         planned = PlannedRoute(
-            name=route.name or f"route-{index}",
+            name=name,
             route=route,
             matcher=Matcher(route.match, self._labels),
             choose=splitter(weights),
@@ -216,6 +226,8 @@ class Compiler:
             timeout=float(timeout) if timeout else None,
             retry=retry,
             may_retry=judge(retry.on),
+            faults=Faults(route.fault) if route.fault and "fault" not in self._disabled else None,
+            rate=self._registry.rate(service, name, route.rate_limit) if route.rate_limit else None,
         )
         object.__setattr__(planned, "run", self._compose(planned))  # it knows its own route, so it comes last
         return planned
@@ -248,5 +260,8 @@ def select(
 
 
 def _passes(endpoint: Endpoint, filters: Sequence[Callable[[Mapping[str, Any]], bool]]) -> bool:
-    entry = json.loads(endpoint.entry) if endpoint.entry else {}
-    return all(passes(entry) for passes in filters)
+    try:
+        entry = json.loads(endpoint.entry) if endpoint.entry else {}
+    except (ValueError, RecursionError):
+        return False  # a source of somebody else's wrote it
+    return isinstance(entry, dict) and all(passes(entry) for passes in filters)

@@ -56,7 +56,7 @@ def decoded(data: Any, kind: Any, lines: Mapping[Path, int], under: Path = ()) -
         if len(said) >= MOST:
             break
         data = json.loads(json.dumps(data))
-        if False in {_take_out(data, error, gone) for error in errors}:
+        if False in {_take_out(data, path, gone) for error in errors for path in _culprits(error)}:
             break
     return None, [_finding(one, lines, under) for one in said]
 
@@ -100,12 +100,16 @@ def _touch(one: Path, other: Path) -> bool:
     return one[:shared] == other[:shared]
 
 
-def _take_out(data: Any, error: Any, gone: set[Path]) -> bool:
-    """Take what `error` is about out of `data`, and more around it where that was done in vain; False if all
-    of it would go."""
+def _culprits(error: Any) -> list[Path]:
+    """What would have to go for `error` to go."""
     path = tuple(part for part in error["loc"] if part != "[key]")
     if error["type"] in _MISSING:
-        path = path[:-1]
+        return [path[:-1]]
+    return [_deeper(path, field) for field, _ in error["ctx"]["error"].problems] if _is_ours(error) else [path]
+
+
+def _take_out(data: Any, path: Path, gone: set[Path]) -> bool:
+    """Take `path` out of `data`, or more around it where that was done in vain; False if all of it would go."""
     while path in gone:
         path = path[:-1]
     gone.add(path)
@@ -119,7 +123,7 @@ def _take_out(data: Any, error: Any, gone: set[Path]) -> bool:
         parent = parent[part]
     if isinstance(parent, dict):
         parent.pop(path[-1], None)
-    else:
+    elif isinstance(path[-1], int) and path[-1] < len(parent):
         parent[path[-1]] = {}  # an item that went would move all that follow
     return True
 

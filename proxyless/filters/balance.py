@@ -6,6 +6,8 @@ failure, cancellation, or a caller who lets go of a stream (the driver closes th
 
 from __future__ import annotations
 
+from itertools import chain
+
 from proxyless.model.codes import Code
 from proxyless.model.snapshot import NodeState, Snapshot
 from proxyless.script import ABANDONED, DRAIN, Outcome, Rpc, Script, Service, refuse, wait
@@ -16,7 +18,7 @@ LONGEST_PAUSE = 1.0
 HOST_SELECTION_ATTEMPTS = 5
 """As Istio sets Envoy's `host_selection_retry_max_attempts`."""
 SMALL = 64
-"""In a small cluster five draws may all fall on the same few nodes: there we look through it."""
+"""Nodes that are looked through when the draws found none: all of a small cluster, enough of a large one."""
 
 
 def balance(rpc: Rpc, _next: Service) -> Script[Outcome]:
@@ -24,8 +26,9 @@ def balance(rpc: Rpc, _next: Service) -> Script[Outcome]:
     pause = FIRST_PAUSE
     while True:
         node = rpc.cluster.picker.pick(rpc.rng)
-        if node is not None and (node.reachable_at or rpc.tried is not None) and not _suits(rpc, node):
-            node = _another(rpc, node)
+        ticket = 0
+        if node is not None and (node.outlier.out or node.reachable_at or rpc.tried is not None):
+            node, ticket = _choose(rpc, node)
         if node is None:
             refusal = yield from _no_endpoints(rpc)
             if refusal is not None:
@@ -34,6 +37,7 @@ def balance(rpc: Rpc, _next: Service) -> Script[Outcome]:
         if rpc.deadline is not None and rpc.deadline <= rpc.now:
             return (yield from _expired(rpc))
         rpc.node = node
+        destination = rpc.cluster.state
         outcome: Outcome = ABANDONED
         node.begin()
         try:
@@ -42,7 +46,13 @@ def balance(rpc: Rpc, _next: Service) -> Script[Outcome]:
                 outcome = ABANDONED
                 outcome = yield DRAIN
         finally:
-            node.done(outcome.code != 0 and outcome is not ABANDONED)
+            # Refusals of ours and attempts that their caller gave up say nothing about the endpoint.
+            known = outcome is not ABANDONED and not outcome.refused
+            node.done(known and outcome.code != 0)
+            if ticket:
+                destination.probed(node, ticket, outcome.code if known else None, rpc.now)
+            elif known:
+                destination.record(node, outcome.code, _is_local(rpc, outcome), rpc.now)
         if outcome.unsent:
             node.unreachable(rpc.now)
         elif node.reachable_at and outcome is not ABANDONED:
@@ -71,30 +81,42 @@ def _follow(rpc: Rpc, newer: Snapshot) -> None:
     rpc.cluster = newer.clusters.get(rpc.cluster.key, rpc.cluster)
 
 
-def _suits(rpc: Rpc, node: NodeState) -> bool:
-    """Whether this call has not failed there yet, and it can be connected as far as we know."""
+def _is_local(rpc: Rpc, outcome: Outcome) -> bool:
+    """Whether it was the transport that failed, or time that ran out, and not the server that said so."""
+    late = outcome.code == Code.DEADLINE_EXCEEDED and rpc.deadline is not None and rpc.now >= rpc.deadline
+    return outcome.unsent or late
+
+
+def _suits(rpc: Rpc, node: NodeState) -> int | None:
+    """None if the call should keep away from `node`; else 0, or the ticket of the probe that it is."""
     if rpc.tried is not None and node in rpc.tried:
-        return False
-    return not node.reachable_at or (node.reachable_at <= rpc.now and node.probe(rpc.now))
+        return None
+    if node.reachable_at and not (node.reachable_at <= rpc.now and node.probe(rpc.now)):
+        return None
+    return rpc.cluster.state.probe(node, rpc.now) if node.outlier.out else 0
 
 
-def _another(rpc: Rpc, node: NodeState) -> NodeState:
-    """Pick again until one suits; where none does, one that was not tried yet is better, and any than none."""
-    untried = None
-    for _ in range(HOST_SELECTION_ATTEMPTS):
-        other = rpc.cluster.picker.pick(rpc.rng)
+def _choose(rpc: Rpc, node: NodeState) -> tuple[NodeState, int]:
+    """`node` if it suits, else one that does: by more picks, then by looking through them from a random place.
+
+    Where none suits, one that this call has not tried yet is better, and any is better than none.
+    """
+    ticket = _suits(rpc, node)
+    if ticket is not None:
+        return node, ticket
+    nodes = rpc.cluster.nodes
+    untried = None if rpc.tried is not None and node in rpc.tried else node
+    start = int(rpc.rng() * len(nodes))
+    drawn = (rpc.cluster.picker.pick(rpc.rng) for _ in range(HOST_SELECTION_ATTEMPTS))
+    for other in chain(drawn, nodes[start : start + SMALL], nodes[: max(0, start + SMALL - len(nodes))]):
         if other is None:
-            break
-        if _suits(rpc, other):
-            return other
-        if other not in (rpc.tried or ()):
-            untried = other
-    for other in rpc.cluster.nodes[:SMALL]:
-        if _suits(rpc, other):
-            return other
+            continue
+        ticket = _suits(rpc, other)
+        if ticket is not None:
+            return other, ticket
         if untried is None and other not in (rpc.tried or ()):
             untried = other
-    return untried or node
+    return untried or node, 0
 
 
 def _expired(rpc: Rpc) -> Script[Outcome]:
@@ -111,7 +133,15 @@ def _no_endpoints(rpc: Rpc) -> Script[Outcome | None]:
     if cluster.known and not rpc.wait_for_ready:
         outcome = yield from refuse(Code.UNAVAILABLE, "no_endpoints", _why_none(rpc))
         return outcome
-    newer = yield from wait(rpc.snapshot.version, rpc.deadline)
+    if not cluster.state.queue():
+        most = cluster.policy.limits.max_pending_requests
+        details = f"{most} requests wait for an endpoint of {cluster.key} already (maxPendingRequests)"
+        outcome = yield from refuse(Code.UNAVAILABLE, "limit", details)
+        return outcome
+    try:
+        newer = yield from wait(rpc.snapshot.version, rpc.deadline)
+    finally:
+        cluster.state.unqueue()
     if newer is None:
         if rpc.wait_for_ready and cluster.known:
             return (yield from _expired(rpc))

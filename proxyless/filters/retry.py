@@ -18,41 +18,50 @@ def retry(rpc: Rpc, next: Service) -> Script[Outcome]:  # noqa: A002 - the filte
     destination = rpc.cluster.state
     began, limit, metadata = rpc.now, rpc.deadline, rpc.metadata
     failed = 0
-    while True:
-        if policy.per_try_timeout is not None:
-            bound = rpc.now + policy.per_try_timeout
-            rpc.deadline = bound if limit is None else min(bound, limit)
-        outcome = yield from next(rpc)
-        timed_out = (
-            outcome.code == Code.DEADLINE_EXCEEDED
-            and policy.per_try_timeout is not None
-            and (limit is None or rpc.now < limit)
-        )
-        if outcome.code == 0 or outcome.refused or not planned.may_retry(outcome, timed_out):
-            destination.deposit(rpc.now)
-            return outcome
-        failed += 1
-        # "when an RPC becomes committed, the client … will not make any subsequent attempts" - gRFC A6
-        # A stream of requests can't be sent again, except where nothing of it was sent.
-        if outcome.committed or not (rpc.replayable or outcome.unsent):
-            return outcome
-        delay = next_delay(
-            policy.backoff.base, policy.backoff.max, policy.attempts, failed, rpc.now - began, rpc.rng
-        )
-        pushed = pushback(outcome.trailers)
-        if delay is None or (pushed is not None and pushed < 0):
-            return outcome
-        if pushed is not None:
-            delay = pushed
-        # No time left for another attempt; the budget is asked last, so that nobody pays for nothing.
-        if limit is not None and rpc.now + delay >= limit:
-            return outcome
-        if not destination.withdraw(rpc.now):
-            return outcome
-        if policy.previous_hosts == "avoid":
-            rpc.tried = (*(rpc.tried or ()), rpc.node)
-        # "grpc-previous-rpc-attempts: N", absent on the first - gRFC A6
-        rpc.metadata = (*(metadata or ()), ("grpc-previous-rpc-attempts", str(failed)))
-        rpc.deadline = limit
-        if delay > 0:
-            yield from sleep(delay)
+    retrying = False
+    try:
+        while True:
+            if policy.per_try_timeout is not None:
+                bound = rpc.now + policy.per_try_timeout
+                rpc.deadline = bound if limit is None else min(bound, limit)
+            outcome = yield from next(rpc)
+            if retrying:
+                retrying = False
+                destination.retried()
+            timed_out = (
+                outcome.code == Code.DEADLINE_EXCEEDED
+                and policy.per_try_timeout is not None
+                and (limit is None or rpc.now < limit)
+            )
+            if outcome.code == 0 or outcome.refused or not planned.may_retry(outcome, timed_out):
+                destination.deposit(rpc.now)
+                return outcome
+            failed += 1
+            # "when an RPC becomes committed, the client … will not make any subsequent attempts" - gRFC A6
+            # A stream of requests can't be sent again, except where nothing of it was sent.
+            if outcome.committed or not (rpc.replayable or outcome.unsent):
+                return outcome
+            delay = next_delay(
+                policy.backoff.base, policy.backoff.max, policy.attempts, failed, rpc.now - began, rpc.rng
+            )
+            pushed = pushback(outcome.trailers)
+            if delay is None or (pushed is not None and pushed < 0):
+                return outcome
+            if pushed is not None:
+                delay = pushed
+            # No time left for another attempt; the budget is asked last, so that nobody pays for nothing.
+            if limit is not None and rpc.now + delay >= limit:
+                return outcome
+            if not destination.withdraw(rpc.now):
+                return outcome
+            retrying = True
+            if policy.previous_hosts == "avoid":
+                rpc.tried = (*(rpc.tried or ()), rpc.node)
+            # "grpc-previous-rpc-attempts: N", absent on the first - gRFC A6
+            rpc.metadata = (*(metadata or ()), ("grpc-previous-rpc-attempts", str(failed)))
+            rpc.deadline = limit
+            if delay > 0:
+                yield from sleep(delay)
+    finally:
+        if retrying:
+            destination.retried()

@@ -33,6 +33,7 @@ class NodeState(Protocol):
     endpoint: Endpoint
     reachable_at: float
     """0 while it can be connected; else the instant before which nobody should try."""
+    outlier: OutlierState
     send: Any
     """The `Send` effect for this node, made once."""
 
@@ -53,13 +54,56 @@ class NodeState(Protocol):
 
 
 class DestinationState(Protocol):
-    """What changes about a destination as a whole (`state.ClusterState`)."""
+    """What changes about a destination as a whole (`state.DestinationState`)."""
 
     def deposit(self, now: float) -> None:
         """A call ended that nobody needs to make again."""
 
     def withdraw(self, now: float) -> bool:
-        """Whether the budget has a retry left; if so, it is paid for."""
+        """Whether a retry may be made: the limit lets it in and the budget pays. `retried` ends it."""
+
+    def retried(self) -> None:
+        """A retry is over."""
+
+    def enter(self) -> bool:
+        """Whether one more attempt may be under way. Whoever enters leaves, exactly once."""
+
+    def leave(self) -> None:
+        """An attempt is over."""
+
+    def queue(self) -> bool:
+        """Whether one more call may wait for an endpoint. Whoever queues unqueues, exactly once."""
+
+    def unqueue(self) -> None:
+        """It waits no longer."""
+
+    def admit(self, now: float) -> int:
+        """0: the breaker is open. Else a ticket for `judge`."""
+
+    def judge(self, ticket: int, ok: bool | None, now: float) -> None:
+        """How the call with this ticket ended; None if nobody knows."""
+
+    def record(self, node: Any, code: int, local: bool, now: float) -> None:
+        """How an attempt on `node` ended, for outlier detection."""
+
+    def probe(self, node: Any, now: float) -> int | None:
+        """May a request go to this ejected node? None: no. Else the ticket for `probed` (0: it is back)."""
+
+    def probed(self, node: Any, ticket: int, code: int | None, now: float) -> None:
+        """How the probe with this ticket ended; None if nobody knows."""
+
+    def status(self, now: float) -> dict[str, Any]:
+        """For `Mesh.status()`."""
+
+
+class OutlierState(Protocol):
+    """What outlier detection remembers of a node (`policy.outlier.Outlier`)."""
+
+    out: bool
+    """Ejected or on probation: not to be picked like the others."""
+
+    def state(self, now: float) -> str:
+        """healthy, ejected or probing."""
 
 
 class Picker(Protocol):
@@ -117,6 +161,10 @@ class PlannedRoute:
     timeout: float | None = None
     retry: RetryPolicy = RetryPolicy(attempts=0)
     may_retry: Callable[[Any, bool], bool] = field(default=lambda _outcome, _timed_out: False)
+    faults: Any = None
+    """`policy.fault.Faults`, where the route has some."""
+    rate: Callable[[float], bool] | None = None
+    """Takes a token of the route's bucket, where it has one."""
 
 
 Plan = Sequence[tuple[Callable[[Mapping[str, str], Callable[[], float]], bool] | None, PlannedRoute]]

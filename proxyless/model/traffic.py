@@ -207,9 +207,49 @@ DEFAULTS = TrafficPolicy(
         max_endpoints=0,
     ),
     retry_budget=RetryBudget(ratio=0.2, min_retries_per_second=10, ttl=Duration(10)),
+    limits=Limits(max_requests=1024, max_pending_requests=1024, max_retries=0),
+    outlier_detection=OutlierDetection(
+        interval=Duration(10),
+        consecutive5xx=5,
+        consecutive_gateway_errors=0,
+        consecutive_local_origin_failures=5,
+        split_external_local_origin_errors=False,
+        base_ejection_time=Duration(30),
+        max_ejection_time=Duration(300),
+        max_ejection_percent=50.0,
+        min_health_percent=0.0,
+        probation=Probation(requests=1),
+    ),
     tls=Tls(mode="DISABLE"),
 )
 """What holds where no document says otherwise (CONTRACT section 9)."""
+
+
+SUCCESS_RATE = SuccessRate(minimum_hosts=5, request_volume=100, stdev_factor=1.9)
+FAILURE_PERCENTAGE = FailurePercentage(threshold=85.0, minimum_hosts=5, request_volume=50)
+CIRCUIT_BREAKER = CircuitBreaker(
+    failure_rate=50.0,
+    minimum_requests=20,
+    window=Duration(10),
+    open_for=Duration(30),
+    half_open_requests=3,
+)
+"""What is off unless a document has the block, and what its fields are then when they are left out."""
+
+
+def settled(policy: TrafficPolicy) -> TrafficPolicy:
+    """`policy`, laid over the defaults already, with the blocks that are off by default completed where they are on."""
+    outliers = policy.outlier_detection
+    rate, percentage, breaker = outliers.success_rate, outliers.failure_percentage, policy.circuit_breaker
+    outliers = overlay(
+        outliers,
+        OutlierDetection(
+            success_rate=overlay(SUCCESS_RATE, rate) if rate is not None else None,
+            failure_percentage=overlay(FAILURE_PERCENTAGE, percentage) if percentage is not None else None,
+        ),
+    )
+    completed = overlay(CIRCUIT_BREAKER, breaker) if breaker is not None else None
+    return overlay(policy, TrafficPolicy(outlier_detection=outliers, circuit_breaker=completed))
 
 
 def overlay(base: T, *over: T | None) -> T:

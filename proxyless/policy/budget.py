@@ -11,6 +11,8 @@ from __future__ import annotations
 SCALE = 1000
 """What one deposit is worth. Whole numbers that small (tower's 1) round a ratio of 0.75 up to 1."""
 SLOTS = 10
+SMALLEST = 1e-9
+"""No smaller ratio is told from this one, and 1000 over the smallest float is no number."""
 
 
 class RetryBudget:
@@ -21,8 +23,9 @@ class RetryBudget:
     def __init__(self, ttl: float, min_retries_per_second: float, ratio: float) -> None:
         # "ratio 0: deposit 0, withdraw 1" - Finagle; the reserve alone allows retries then
         self._deposit = SCALE if ratio > 0 else 0
-        self._withdraw = int(SCALE / ratio) if ratio > 0 else 1
-        self._reserve = int(min_retries_per_second * ttl) * self._withdraw
+        self._withdraw = int(SCALE / max(ratio, SMALLEST)) if ratio > 0 else 1
+        # rounded first: 4.1 a second over 30 s are 123 retries, not the 122.99999999999999 of a float
+        self._reserve = int(round(min_retries_per_second * ttl, 6)) * self._withdraw
         self._width = ttl / SLOTS
         self._slots = [0] * SLOTS
         self._sum = 0

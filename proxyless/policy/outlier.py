@@ -184,8 +184,8 @@ class Detector:
     def release(self, now: float) -> None:
         """Everybody takes part again: outlier detection was switched off."""
         for host in self._hosts:
-            if host.out:
-                self._readmit(host, now)
+            self._readmit(host, now)
+        self.out = 0
 
     def eject(self, host: Outlier, now: float) -> bool:
         """Eject it, as far as the quotas allow and it is not out already."""

@@ -12,11 +12,11 @@ from __future__ import annotations
 
 import copy
 import functools
-import inspect
 import math
 import time
 from collections.abc import Callable, Iterator
 from contextvars import Context, Token, copy_context
+from types import GeneratorType
 from typing import Any
 
 import grpc
@@ -62,8 +62,7 @@ class DeadlineInterceptor(grpc.ServerInterceptor):  # type: ignore[misc]
         known = self._wrapped.get(method)
         if known is not None and known[0] is handler:
             return known[1]
-        behaviour = behaviour_of(handler)
-        wrapped = replaced(handler, wrap(getattr(handler, behaviour), method, self._reserve, scope_of_call))
+        wrapped = replaced(handler, wrap(handler, method, self._reserve, scope_of_call))
         if known is not None or len(self._wrapped) < MOST_METHODS:
             self._wrapped[method] = (handler, wrapped)
         return wrapped
@@ -94,16 +93,67 @@ def replaced(handler: Any, behaviour: Any) -> Any:
 def scope_of_call(context: Any) -> Scope:
     """The scope of a call on threads: grpcio says when the call is over, in a thread of its own."""
     scope = Scope()
-    if not context.add_callback(scope.leave):
-        scope.leave()  # it is over already
+    if context.add_callback(scope.leave) is False:  # it is over already
+        scope.leave()
     return scope
 
 
-def wrap(behave: Any, method: str, reserve: float, scope_of: Callable[[Any], Scope]) -> Any:
-    """`behave`, a handler's function on threads, with what it inherits. `scope_of` makes its call's scope."""
+class Inheritance:
+    """What the calls that are made for one incoming call inherit."""
+
+    __slots__ = ("deadline", "metadata", "scope")
+
+    def __init__(self, context: Any, left: float | None, now: float, reserve: float, scope: Scope) -> None:
+        self.deadline = instant(left, now, reserve)
+        self.metadata = carried(context.invocation_metadata)
+        self.scope = scope
+
+    def enter(self) -> tuple[Token[float | None], Token[Pairs], Token[Scope | None]]:
+        """Let it hold from here on, in this context. A bound that is there already, if earlier, stays."""
+        at, earlier = self.deadline, DEADLINE.get()
+        if earlier is not None and (at is None or earlier < at):
+            at = earlier
+        return DEADLINE.set(at), CARRIED.set(self.metadata), SCOPE.set(self.scope)
+
+
+def leave(tokens: tuple[Token[float | None], Token[Pairs], Token[Scope | None]]) -> None:
+    """Undo `enter`, in the same context."""
+    DEADLINE.reset(tokens[0])
+    CARRIED.reset(tokens[1])
+    SCOPE.reset(tokens[2])
+
+
+def instant(left: float | None, now: float, reserve: float) -> float | None:
+    """When the handler's time is up, of whose call `left` seconds are left; None for never."""
+    if left is None or left > FOREVER:
+        return None
+    return now + left - rounding(left) - reserve
+
+
+def rounding(left: float) -> float:
+    """How much of `left` seconds may have been added on the way.
+
+    "A hop never lengthens a deadline" (Finagle's law), but C-core does: it sends a timeout in whole
+    milliseconds and three digits, both rounded up (`timeout_encoding.cc`), so that 5 s arrive as 5.01 s. A tenth
+    of it may have passed since, and with it a digit.
+    """
+    exponent = math.floor(math.log10(left * 1.1)) if left > 1.0 / 1.1 else -1
+    return float(10.0 ** (exponent - 2)) + 0.001
+
+
+def expired(method: str) -> str:
+    """What a caller is told whose time was up before."""
+    return f"proxyless: deadline: the time of the call was up before {method} was begun; it was not"
+
+
+# -- wrappers
+
+
+def wrap(handler: Any, method: str, reserve: float, scope_of: Callable[[Any], Scope]) -> Any:
+    """A handler's behaviour on threads, with what it inherits. `scope_of` makes, or finds, its call's scope."""
+    behave = getattr(handler, behaviour_of(handler))
     # A non-blocking one is given a function to send its answers with, and returns nothing.
-    non_blocking = getattr(behave, "experimental_non_blocking", False)
-    if inspect.isgeneratorfunction(behave) and not non_blocking:
+    if handler.response_streaming and not getattr(behave, "experimental_non_blocking", False):
         return _many_answers(behave, method, reserve, scope_of)
     return _one_answer(behave, method, reserve, scope_of)
 
@@ -129,4 +179,63 @@ def _one_answer(behave: Any, method: str, reserve: float, scope_of: Callable[[An
 
 
 def _many_answers(behave: Any, method: str, reserve: float, scope_of: Callable[[Any], Scope]) -> Any:
-    raise NotImplementedError
+    @functools.wraps(behave)
+    def served(request: Any, context: Any) -> Iterator[Any]:
+        inherited = _admitted(context, method, reserve, scope_of)
+        if inherited is None:
+            return iter(())
+        # A context of its own: the handler runs a step at a time, between steps of whoever takes its answers.
+        inside = copy_context()
+        inside.run(inherited.enter)
+        try:
+            answers = inside.run(behave, request, context)
+        except BaseException:
+            _failed(context, inherited.scope)
+            raise
+        return _steps(answers, inside, context, inherited.scope)
+
+    return served
+
+
+def _steps(answers: Iterator[Any], inside: Context, context: Any, scope: Scope) -> Iterator[Any]:
+    try:
+        while True:
+            try:
+                answer = inside.run(next, answers)
+            except StopIteration:
+                break
+            yield answer
+    except GeneratorExit:  # nobody takes the rest
+        scope.leave()
+        if isinstance(answers, GeneratorType):
+            inside.run(answers.close)
+        raise
+    except BaseException:
+        _failed(context, scope)
+        raise
+    scope.answered()
+
+
+def _admitted(
+    context: Any, method: str, reserve: float, scope_of: Callable[[Any], Scope]
+) -> Inheritance | None:
+    """What a call hands on; None if it is not worth beginning, which its caller has been told then."""
+    now = time.monotonic()
+    left = context.time_remaining()
+    if left is not None and left <= 0.0:
+        context.abort(grpc.StatusCode.DEADLINE_EXCEEDED, expired(method))
+        return None  # not every context's `abort` raises
+    scope = scope_of(context)
+    if scope.gone:
+        context.abort(grpc.StatusCode.CANCELLED, f"proxyless: the caller of {method} went before it was begun")
+        return None
+    return Inheritance(context, left, now, reserve, scope)
+
+
+def _failed(context: Any, scope: Scope) -> None:
+    """The handler raised: because its caller has gone, or else that was its answer."""
+    is_active = getattr(context, "is_active", None)
+    if scope.gone or (is_active is not None and not is_active()):
+        scope.leave()
+    else:
+        scope.answered()

@@ -236,7 +236,7 @@ def test_somebody_elses_invalid_document_is_no_obstacle(
 def test_what_did_not_fit_before_is_not_blamed_on_this_change(
     run: Run, consul: ConsulAgent, prefix: str, tmp_path: Path
 ) -> None:
-    """web names a subset that shop never had: that is no reason to refuse a change of shop, or of a third one."""
+    """web names a subset that shop never had: no reason to refuse a change of shop, or of a third one."""
     consul.put_kv(f"{prefix}/services/web", WEB)
     consul.put_kv(f"{prefix}/services/shop", "service: shop\n")
     assert run("apply", "-f", file(tmp_path, "shop.yaml", "service: shop\nroutes: []\n")).exit_code == 0
@@ -418,8 +418,9 @@ def test_an_answer_that_is_not_consuls_is_not_taken_for_an_empty_kv(
             """Quiet."""
 
     with http.server.HTTPServer(("127.0.0.1", 0), NotFound) as server:
-        thread = threading.Thread(target=server.serve_forever, args=(0.01,))
+        thread = threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True)
         thread.start()
+        request.addfinalizer(server.shutdown)
         monkeypatch.setenv("PROXYLESS_SOURCE", f"consul://127.0.0.1:{server.server_port}")
         for command in (("get",), ("status",), ("apply", "-f", file(tmp_path, "shop.yaml", SHOP))):
             result = call(*command)

@@ -8,12 +8,16 @@ import pytest
 
 from proxyless import stack
 from proxyless.filters.balance import balance
+from proxyless.filters.breaker import breaker
 from proxyless.filters.deadline import deadline
+from proxyless.filters.fault import fault
+from proxyless.filters.limits import limits
+from proxyless.filters.rate_limit import rate_limit
 from proxyless.filters.respond import respond
 from proxyless.filters.retry import retry
 from proxyless.filters.route import route
 from proxyless.model.quantities import Duration
-from proxyless.model.routes import DirectResponse, RetryPolicy
+from proxyless.model.routes import DirectResponse, Fault, FaultDelay, RetryPolicy
 from proxyless.model.snapshot import PlannedRoute
 from proxyless.script import Filter, Outcome, Rpc, Script, Service
 from tests.worlds import node, on_route, planned
@@ -41,12 +45,13 @@ def composed(target: PlannedRoute, monkeypatch: pytest.MonkeyPatch) -> list[Filt
 @pytest.mark.parametrize(
     ("fields", "filters"),
     [
-        ({}, [balance]),
-        ({"timeout": Duration(1)}, [deadline, balance]),
-        ({"timeout": Duration(0)}, [balance]),
-        ({"retry": RetryPolicy(attempts=2)}, [retry, balance]),
-        ({"retry": RetryPolicy(attempts=0)}, [balance]),
-        ({"timeout": Duration(1), "retry": RetryPolicy()}, [deadline, retry, balance]),
+        ({}, [limits, balance]),
+        ({"timeout": Duration(1)}, [deadline, limits, balance]),
+        ({"timeout": Duration(0)}, [limits, balance]),
+        ({"retry": RetryPolicy(attempts=2)}, [retry, limits, balance]),
+        ({"retry": RetryPolicy(attempts=0)}, [limits, balance]),
+        ({"timeout": Duration(1), "retry": RetryPolicy()}, [deadline, retry, limits, balance]),
+        ({"fault": Fault(delay=FaultDelay(0.0, Duration(1)))}, [fault, limits, balance]),
         ({"direct_response": DirectResponse("NOT_FOUND")}, [respond]),
         ({"direct_response": DirectResponse("NOT_FOUND"), "timeout": Duration(1)}, [deadline, respond]),
         ({"direct_response": DirectResponse("NOT_FOUND"), "retry": RetryPolicy()}, [respond]),
@@ -63,7 +68,8 @@ def test_a_route_has_the_filters_it_needs_and_no_other(
 def test_the_order_is_the_one_of_the_plan() -> None:
     """Routing first, balancing last; the others between them as DESIGN section 4 has it."""
     assert stack.ENTRY is route
-    assert [stage.filter for stage in stack.STACK] == [deadline, respond, retry, balance]
+    order = [rate_limit, deadline, fault, respond, breaker, retry, limits, balance]
+    assert [stage.filter for stage in stack.STACK] == order
 
 
 def test_nothing_stands_below_the_last_filter() -> None:

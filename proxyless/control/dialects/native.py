@@ -27,19 +27,14 @@ LANGUAGE = "proxyless/v1"
 
 NOT_YET = (
     ("routes", 0, "hedge"),
-    ("routes", 0, "fault"),
     ("routes", 0, "mirror"),
     ("routes", 0, "hash"),
     ("routes", 0, "sticky"),
-    ("routes", 0, "rateLimit"),
     ("routes", 0, "retry", "idempotentOnly"),
     ("routes", 0, "retry", "remoteLocalities"),
     ("defaults", "retry", "idempotentOnly"),
     ("defaults", "retry", "remoteLocalities"),
     ("trafficPolicy", "locality"),
-    ("trafficPolicy", "outlierDetection"),
-    ("trafficPolicy", "circuitBreaker"),
-    ("trafficPolicy", "limits"),
     ("trafficPolicy", "loadBalancer", "slowStart"),
     ("trafficPolicy", "loadBalancer", "minimumRingSize"),
     ("trafficPolicy", "loadBalancer", "maximumRingSize"),
@@ -71,13 +66,16 @@ def schema(kind: type[Value]) -> dict[str, Any]:
 
 
 def _without_unset(node: Any) -> Any:
-    """A field that inherits has no default of its own; the schema must not say it is null."""
+    """As pydantic made it, but for two things that it says too much or too little of."""
     if isinstance(node, dict):
-        return {
+        kept = {
             key: _without_unset(value)
             for key, value in node.items()
+            # A field that inherits has no default of its own, and null is none of its values.
             if not (key == "default" and value is None) and not (key == "title" and isinstance(value, str))
         }
+        # A key of another shape is refused, not only left unchecked.
+        return kept | {"additionalProperties": False} if "patternProperties" in kept else kept
     return [_without_unset(item) for item in node] if isinstance(node, list) else node
 
 

@@ -1,0 +1,32 @@
+"""The circuit breaker: a destination that fails most of its calls is left alone for a while.
+
+Above retry, so that it judges calls and not attempts: what a retry mended is a success.
+"""
+
+from __future__ import annotations
+
+from proxyless.model.codes import Code
+from proxyless.policy.retriable import SERVER_ERRORS
+from proxyless.script import ABANDONED, Outcome, Rpc, Script, Service, refuse
+
+
+def breaker(rpc: Rpc, next: Service) -> Script[Outcome]:  # noqa: A002 - the filter's word, as in Finagle
+    """Let the call in if the breaker is closed, or half open with a place left; say how it ended."""
+    ticket = rpc.cluster.state.admit(rpc.now)
+    if not ticket:
+        details = f"the circuit breaker of {rpc.cluster.key} is open: too many of its calls failed"
+        return refuse(Code.UNAVAILABLE, "circuit_open", details)
+    return _judged(rpc, next, ticket)
+
+
+def _judged(rpc: Rpc, next: Service, ticket: int) -> Script[Outcome]:  # noqa: A002
+    state = rpc.cluster.state
+    ok: bool | None = None
+    try:
+        outcome = yield from next(rpc)
+        # A refusal of our own is no verdict on the destination, and nor is a caller who gave up.
+        if not outcome.refused and outcome is not ABANDONED:
+            ok = outcome.code not in SERVER_ERRORS
+        return outcome
+    finally:
+        state.judge(ticket, ok, rpc.now)

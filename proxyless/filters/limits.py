@@ -1,0 +1,26 @@
+"""How much may be under way to the destination at one time: each attempt is admitted anew.
+
+"If a request exceeds the maximum number of concurrent requests, it is failed with UNAVAILABLE. Such failed
+calls will not be retried." - gRFC A32. A refused attempt touches no node.
+"""
+
+from __future__ import annotations
+
+from proxyless.model.codes import Code
+from proxyless.script import Outcome, Rpc, Script, Service, refuse
+
+
+def limits(rpc: Rpc, next: Service) -> Script[Outcome]:  # noqa: A002 - the filter's word, as in Finagle
+    """Let the attempt in, or refuse it."""
+    if not rpc.cluster.state.enter():
+        most = rpc.cluster.policy.limits.max_requests
+        return refuse(Code.UNAVAILABLE, "limit", f"{most} requests are under way to {rpc.cluster.key} already (maxRequests)")
+    return _inside(rpc, next)
+
+
+def _inside(rpc: Rpc, next: Service) -> Script[Outcome]:  # noqa: A002
+    state = rpc.cluster.state
+    try:
+        return (yield from next(rpc))
+    finally:
+        state.leave()

@@ -1,0 +1,204 @@
+"""What changes about a destination as a whole: its retry budget, its outliers, its limits, its breaker."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Sequence
+from typing import Any, TypeAlias
+
+from proxyless.model.snapshot import ClusterKey
+from proxyless.model.traffic import TrafficPolicy
+from proxyless.policy.breaker import Breaker
+from proxyless.policy.budget import RetryBudget
+from proxyless.policy.limits import Limits
+from proxyless.policy.outlier import EJECTED, HEALTHY, Detector
+from proxyless.state.node import Node
+
+Tell: TypeAlias = Callable[[str, ClusterKey, str, str], None]
+"""(what happened, destination, address or "", why): ejected, readmitted, breaker."""
+
+
+class DestinationState:
+    """Guards the numbers of one destination with one lock."""
+
+    __slots__ = (
+        "_breaker",
+        "_budget",
+        "_detector",
+        "_key",
+        "_limits",
+        "_lock",
+        "_members",
+        "_nodes",
+        "_policy",
+        "_tell",
+        "denied",
+        "refused",
+        "retries",
+    )
+
+    def __init__(self, key: ClusterKey, policy: TrafficPolicy, tell: Tell, now: float) -> None:
+        self._key = key
+        self._tell = tell
+        self._lock = threading.Lock()
+        self._policy = policy
+        self._nodes: dict[Any, Node] = {}
+        self._members: Sequence[Node] = ()
+        self._budget = _budget(policy)
+        self._detector = Detector(policy.outlier_detection, now)
+        self._limits = Limits(policy.limits)
+        self._breaker = Breaker(policy.circuit_breaker) if policy.circuit_breaker else None
+        self.retries = self.denied = self.refused = 0
+
+    def follow(self, policy: TrafficPolicy, nodes: Sequence[Node], now: float) -> None:
+        """Go by an edited policy and by the members there are now; what is not edited keeps what it knows."""
+        with self._lock:
+            before, self._policy = self._policy, policy
+            if policy.retry_budget != before.retry_budget:
+                self._budget = _budget(policy)
+            if policy.limits != before.limits:
+                self._limits.configure(policy.limits)
+            if policy.circuit_breaker != before.circuit_breaker:
+                if self._breaker is not None and policy.circuit_breaker:
+                    self._breaker.configure(policy.circuit_breaker)
+                else:
+                    self._breaker = Breaker(policy.circuit_breaker) if policy.circuit_breaker else None
+            if nodes is not self._members:
+                self._members = nodes
+                self._nodes = {node.outlier: node for node in nodes}
+                self._detector.adopt(list(self._nodes))
+            if policy.outlier_detection != before.outlier_detection:
+                self._detector.configure(policy.outlier_detection, now)
+
+    # -- retries
+
+    def deposit(self, now: float) -> None:
+        """A call ended that nobody needs to make again."""
+        with self._lock:
+            self._budget.deposit(now)
+
+    def withdraw(self, now: float) -> bool:
+        """Whether a retry may be made: the limit lets it in and the budget pays. `retried` ends it."""
+        with self._lock:
+            granted = self._limits.retries.enter()
+            if granted and not self._budget.withdraw(now):
+                self._limits.retries.leave()
+                granted = False
+            self.retries += granted
+            self.denied += not granted
+        return granted
+
+    def retried(self) -> None:
+        """A retry is over."""
+        with self._lock:
+            self._limits.retries.leave()
+
+    # -- limits
+
+    def enter(self) -> bool:
+        """Whether one more attempt may be under way. Whoever enters leaves, exactly once."""
+        with self._lock:
+            entered = self._limits.requests.enter()
+            self.refused += not entered
+        return entered
+
+    def leave(self) -> None:
+        """An attempt is over."""
+        with self._lock:
+            self._limits.requests.leave()
+
+    def queue(self) -> bool:
+        """Whether one more call may wait for an endpoint. Whoever queues unqueues, exactly once."""
+        with self._lock:
+            entered = self._limits.pending.enter()
+            self.refused += not entered
+        return entered
+
+    def unqueue(self) -> None:
+        """It waits no longer."""
+        with self._lock:
+            self._limits.pending.leave()
+
+    # -- the breaker
+
+    def admit(self, now: float) -> int:
+        """0: the breaker is open. Else a ticket for `judge`."""
+        breaker = self._breaker
+        if breaker is None:
+            return -1
+        with self._lock:
+            generation = breaker.generation
+            ticket = breaker.admit(now)
+            changed, state = breaker.generation != generation, breaker.state(now)
+        if changed:
+            self._tell("breaker", self._key, "", state)
+        return ticket
+
+    def judge(self, ticket: int, ok: bool | None, now: float) -> None:
+        """How the call with this ticket ended; None if nobody knows."""
+        breaker = self._breaker
+        if breaker is None or ticket < 0:
+            return
+        with self._lock:
+            generation = breaker.generation
+            if ok is None:
+                breaker.cancel(ticket)
+            else:
+                breaker.record(ticket, ok, now)
+            changed, state = breaker.generation != generation, breaker.state(now)
+        if changed:
+            self._tell("breaker", self._key, "", state)
+
+    # -- outliers
+
+    def record(self, node: Node, code: int, local: bool, now: float) -> None:
+        """How an attempt on `node` ended, for outlier detection."""
+        with self._lock:
+            why = node.outlier.record(code, local)
+            if not why and now < self._detector.due_at:
+                return
+            ejected = [(node, why)] if why and self._detector.eject(node.outlier, now) else []
+            ejected += [(self._nodes[outlier], reason) for outlier, reason in self._detector.tick(now)]
+        for gone, reason in ejected:
+            self._tell("ejected", self._key, gone.address, reason)
+
+    def probe(self, node: Node, now: float) -> int | None:
+        """May a request go to this ejected node? None: no. Else the ticket for `probed` (0: it is back)."""
+        with self._lock:
+            return node.outlier.admit(now)
+
+    def probed(self, node: Node, ticket: int, code: int | None, now: float) -> None:
+        """How the probe with this ticket ended; None if nobody knows."""
+        with self._lock:
+            was_out = node.outlier.out
+            state = self._detector.probed(node.outlier, ticket, code, now)
+        if was_out and state == HEALTHY:
+            self._tell("readmitted", self._key, node.address, "its probes succeeded")
+        elif state == EJECTED and code:
+            self._tell("ejected", self._key, node.address, "a probe failed")
+
+    # -- looking in
+
+    def status(self, now: float) -> dict[str, Any]:
+        """For `Mesh.status()`."""
+        with self._lock:
+            return {
+                "retries_left": self._budget.balance(now),
+                "retries": self.retries,
+                "retries_denied": self.denied,
+                "breaker": self._breaker.state(now) if self._breaker is not None else None,
+                "requests": self._limits.requests.used,
+                "pending": self._limits.pending.used,
+                "refused": self.refused,
+                "ejected": self._detector.out,
+            }
+
+    def renew(self) -> None:
+        """In a forked child: the lock may be held by a thread that is gone, and nothing is under way."""
+        self._lock = threading.Lock()
+        self._limits = Limits(self._policy.limits)
+
+
+def _budget(policy: TrafficPolicy) -> RetryBudget:
+    settings = policy.retry_budget
+    return RetryBudget(settings.ttl, settings.min_retries_per_second, settings.ratio)

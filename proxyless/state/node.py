@@ -1,0 +1,97 @@
+"""One endpoint as a member of one destination."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+
+from proxyless.model.snapshot import ClusterKey
+from proxyless.model.topology import Endpoint
+from proxyless.model.traffic import DEFAULTS
+from proxyless.policy.fail_fast import PROBE, pause
+from proxyless.policy.outlier import Outlier
+
+
+class Node:
+    """One endpoint as a member of one destination: what is under way there, and what came of the rest."""
+
+    __slots__ = (
+        "address",
+        "calls",
+        "cluster",
+        "endpoint",
+        "failures",
+        "inflight",
+        "lock",
+        "on_idle",
+        "outlier",
+        "reachable_at",
+        "refusals",
+        "retired",
+        "send",
+    )
+
+    def __init__(self, cluster: ClusterKey, endpoint: Endpoint, make_send: Callable[[Node], object]) -> None:
+        self.cluster = cluster
+        self.endpoint = endpoint
+        self.address = endpoint.address
+        self.inflight = 0
+        self.calls = 0
+        self.failures = 0
+        self.reachable_at = 0.0
+        self.refusals = 0
+        self.retired = False
+        self.on_idle: Callable[[Node], None] | None = None
+        self.outlier = Outlier(DEFAULTS.outlier_detection)
+        """What outlier detection remembers of it; guarded by its destination's lock, not by ours."""
+        self.lock = threading.Lock()
+        self.send = make_send(self)
+
+    def begin(self) -> None:
+        """An attempt starts."""
+        with self.lock:
+            self.inflight += 1
+            self.calls += 1
+
+    def done(self, failed: bool) -> None:
+        """That attempt ended."""
+        with self.lock:
+            self.inflight -= 1
+            if failed:
+                self.failures += 1
+            idle = self.retired and self.inflight == 0
+        if idle and self.on_idle is not None:
+            self.on_idle(self)
+
+    def unreachable(self, now: float) -> None:
+        """It could not be connected: keep calls away for a while, longer each time in a row."""
+        with self.lock:
+            self.refusals += 1
+            self.reachable_at = now + pause(self.refusals)
+
+    def probe(self, now: float) -> bool:
+        """Whether the caller may be the one who finds out if it can be connected again."""
+        with self.lock:
+            if self.reachable_at > now:
+                return False
+            self.reachable_at = now + PROBE
+            return True
+
+    def reached(self) -> None:
+        """It was connected: it takes part again."""
+        with self.lock:
+            self.refusals = 0
+            self.reachable_at = 0.0
+
+    def retire(self, on_idle: Callable[[Node], None]) -> None:
+        """No snapshot names this node any more: call `on_idle` once, as soon as nothing is under way on it."""
+        with self.lock:
+            self.on_idle = on_idle
+            self.retired = True
+            idle = self.inflight == 0
+        if idle:
+            on_idle(self)
+
+    def __repr__(self) -> str:
+        marks = " retired" if self.retired else ""
+        return f"<Node {self.address} of {self.cluster}: {self.inflight} in flight, {self.calls} calls{marks}>"
