@@ -1,8 +1,9 @@
 """What the calls of this process inherit from the call that it is serving: deadline, metadata, and its end.
 
 Three ContextVars hold it, so it follows `await`s, tasks, and threads that are given a copied context
-(`asyncio.to_thread` does; `ThreadPoolExecutor.submit` does not). The server interceptors set all three from an
-incoming call, mesh channels read them for every outgoing one, and `deadline()` and `shield()` change them by hand.
+(`asyncio.to_thread` does; `ThreadPoolExecutor.submit` does not). The server interceptors set all three from
+an incoming call, mesh channels read them for every outgoing one; `deadline()` and `shield()` change them by
+hand.
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ Pairs: TypeAlias = tuple[tuple[str, "str | bytes"], ...]
 class Scope:
     """The calls that are made while one incoming call is served: they end when its caller goes too early.
 
-    It has no lock: whichever of `join` and `leave` comes last ends the call, and ending it twice does no harm.
+    It has no lock: whichever of `join` and `leave` comes last ends the call, and twice does no harm.
     """
 
     __slots__ = ("__weakref__", "_answered", "_calls", "gone")
@@ -36,7 +37,7 @@ class Scope:
         self._calls: dict[weakref.ref[Any], Callable[[Any], object]] = {}
 
     def join(self, call: Any, end: Callable[[Any], object]) -> None:
-        """Call `end(call)` when the caller goes, from any thread; at once if it has gone. Keeps no call alive."""
+        """Call `end(call)` when the caller goes, from any thread; at once if it has. Keeps no call alive."""
         self._calls[weakref.ref(call, self._forget)] = end
         if self.gone:
             end(call)
@@ -117,8 +118,8 @@ def _reset(variable: ContextVar[Any], token: Token[Any]) -> None:
     try:
         variable.reset(token)
     except ValueError:
-        # A generator that was dropped halfway is closed wherever the collector happens to run: what was set was
-        # set in another context, and that one has gone.
+        # A generator that was dropped halfway is closed wherever the collector happens to run: what was set,
+        # was set in another context, and that one has gone.
         pass
 
 
@@ -136,9 +137,10 @@ _OF_THE_CONNECTION = frozenset(
 def propagate(*names: str) -> None:
     """Carry these keys of an incoming call's metadata on to the calls that are made while it is served.
 
-    Process-wide, from now on, added to what was named before; the server interceptors read the incoming call.
-    All values of a key are carried, and none where the outgoing call sets the key itself. Raises ValueError for
-    a name that can't be carried. Tracing needs none of it: OpenTelemetry's propagator carries its own headers.
+    Process-wide, from now on, added to what was named before; the server interceptors read the incoming
+    call. All values of a key are carried, and none where the outgoing call sets the key itself. Raises
+    ValueError for a name that can't be carried. Tracing needs none of it: OpenTelemetry's propagator carries
+    its own headers.
     """
     for name in names:
         why = _why_not(name)
@@ -151,7 +153,7 @@ def _why_not(name: object) -> str:
     if not isinstance(name, str) or not _NAME.fullmatch(name):
         return "the name of a metadata key is lower-case letters, digits and _ . - (gRPC sends no other)"
     if name.startswith("grpc-"):
-        return 'keys that begin with "grpc-" are gRPC\'s own: each call is sent with its own timeout and encoding'
+        return 'keys that begin with "grpc-" are gRPC\'s own: each call has its own timeout and encoding'
     if name in _OF_THE_CONNECTION:
         return "this key speaks of the connection it came over; it would end, or mislead, the next one"
     return ""
@@ -160,7 +162,7 @@ def _why_not(name: object) -> str:
 def carried(read: Callable[[], Iterable[tuple[str, str | bytes]] | None]) -> Pairs:
     """What of an incoming call's metadata, which `read` returns, goes on. Read only where anything does.
 
-    A value that HTTP/2 could not carry on is left behind: a hostile caller must not fail other services' calls.
+    A value that HTTP/2 could not carry on is left behind: a hostile caller must not fail calls of ours.
     """
     if not _NAMES:
         return ()

@@ -108,7 +108,7 @@ class AioMeshChannel(grpc.aio.Channel):  # type: ignore[misc]
 
     @staticmethod
     def began(call: Driven) -> None:
-        """A call has begun: it is cancelled when the incoming call ends that it is made for, awaited or not."""
+        """A call has begun: it is cancelled when the incoming call that it is made for is, awaited or not."""
         scope = SCOPE.get()
         if scope is not None:
             scope.join(call, _cancel)

@@ -82,8 +82,8 @@ class MeshChannel(grpc.Channel):  # type: ignore[misc]
     def began(self, call: Any) -> None:
         """A call has begun that its caller holds (a future, a stream): closing the channel will end it.
 
-        So will the end of the incoming call that it is made for. A blocking call can't be ended by anybody:
-        grpcio gives no handle on it. It makes no further attempt then, and is the last that its handler makes.
+        So will the caller of the incoming call that it is made for, by going away. A blocking call can't be
+        ended by anybody, for grpcio gives no handle on it: it only makes no further attempt then.
         """
         self._calls.add(call)
         if self._closed:

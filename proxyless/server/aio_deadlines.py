@@ -1,8 +1,8 @@
 """Deadlines in, on asyncio: what a caller allows reaches the handler, and every call the handler makes.
 
 The same as `deadlines.py`, for a server that also runs handlers which know nothing of asyncio. Those are
-executed by threads of a pool, into which grpc.aio lets no context through (grpc#37881): they get it there, call
-by call, and leave nothing of it behind.
+executed by threads of a pool, into which grpc.aio lets no context through (grpc#37881): they get it there,
+call by call, and leave nothing of it behind.
 """
 
 from __future__ import annotations
@@ -32,18 +32,18 @@ from proxyless.server.deadlines import (
 def aio_server_interceptor(*, reserve: float = 0.0) -> grpc.aio.ServerInterceptor:
     """Hand on the deadlines of incoming calls, for a `grpc.aio.server`: list it first.
 
-    The handler and all calls it makes through the mesh have what its caller has left, less `reserve` seconds for
-    the way back. A call that has expired by the time its turn comes is refused with DEADLINE_EXCEEDED. Metadata
-    named with `proxyless.propagate` goes on to the calls that the handler makes.
+    The handler and all calls it makes through the mesh have what its caller has left, less `reserve` seconds
+    for the way back. A call that has expired by the time its turn comes is refused with DEADLINE_EXCEEDED.
+    Metadata named with `proxyless.propagate` goes on to the calls that the handler makes.
 
     When the caller goes, grpc.aio cancels the handler's task, and with it the call that it awaits; all other
-    calls that the handler has made, in whichever task, are cancelled when that task has ended. Of handlers that
-    are no coroutines, see `server_interceptor`.
+    calls that the handler has made, in whichever task, are cancelled when that task has ended. For handlers
+    that are no coroutines, what `server_interceptor` says of blocking calls holds here, too.
     """
     return AioDeadlineInterceptor(checked(reserve))
 
 
-class AioDeadlineInterceptor(grpc.aio.ServerInterceptor):  # type: ignore[misc]
+class AioDeadlineInterceptor(grpc.aio.ServerInterceptor):  # type: ignore[misc, unused-ignore]
     """What `aio_server_interceptor` makes."""
 
     def __init__(self, reserve: float) -> None:
@@ -54,7 +54,7 @@ class AioDeadlineInterceptor(grpc.aio.ServerInterceptor):  # type: ignore[misc]
         self, continuation: Callable[[Any], Awaitable[Any]], handler_call_details: Any
     ) -> Any:
         """Wrap the method's handler, in the task that serves the call; a coroutine is wrapped once."""
-        # That task descends from the one that started the server. A bound on the start is no bound on the calls.
+        # That task descends from the one that started the server: a bound on the start is none on the calls.
         DEADLINE.set(None)
         CARRIED.set(())
         SCOPE.set(None)
@@ -77,7 +77,7 @@ class AioDeadlineInterceptor(grpc.aio.ServerInterceptor):  # type: ignore[misc]
         return wrapped
 
     def _on_threads(self, handler: Any, method: str) -> Any:
-        """For this call alone: in its thread a handler is not told that the caller has gone, but its task is."""
+        """For this call alone: that the caller has gone is told to its task, not to a handler on a thread."""
         scope = Scope()
         task = asyncio.current_task()
         assert task is not None

@@ -4,8 +4,9 @@ grpcio asks an interceptor before there is a deadline to read: it is given the m
 from which `grpc-timeout` has been taken out. So the handler itself is wrapped. What the wrapper finds in the
 call's context it puts where mesh channels look (`context.py`), and takes it away again afterwards.
 
-Expired work is dropped: a call whose caller has given up is not begun. Without that an overloaded server spends
-its capacity on answers that nobody waits for, and stays overloaded ("The tail at scale", "metastable failures").
+Expired work is dropped: a call whose caller has given up is not begun. Without that an overloaded server
+spends its capacity on answers that nobody waits for, and stays overloaded ("Metastable Failures in
+Distributed Systems", HotOS '21).
 """
 
 from __future__ import annotations
@@ -25,7 +26,7 @@ from proxyless.context import CARRIED, DEADLINE, SCOPE, Pairs, Scope, carried
 from proxyless.errors import ConfigError
 
 FOREVER = 1e8
-"""Seconds. A call without a deadline has 9.2e18 of them left in grpcio's server (`grpc/_server.py`; grpc#26236)."""
+"""Seconds. A call without a deadline has 9.2e18 of them left, in grpcio's server for threads (grpc#26236)."""
 
 MOST_METHODS = 1000
 """How many wrapped handlers are kept: a server may accept whatever name it is called by."""
@@ -34,19 +35,19 @@ MOST_METHODS = 1000
 def server_interceptor(*, reserve: float = 0.0) -> grpc.ServerInterceptor:
     """Hand on the deadlines of incoming calls, for a `grpc.server`: list it first.
 
-    The handler and all calls it makes through the mesh have what its caller has left, less `reserve` seconds for
-    the way back. A call that has expired by the time its turn comes is refused with DEADLINE_EXCEEDED. Metadata
-    named with `proxyless.propagate` goes on to the calls that the handler makes.
+    The handler and all calls it makes through the mesh have what its caller has left, less `reserve` seconds
+    for the way back. A call that has expired by the time its turn comes is refused with DEADLINE_EXCEEDED.
+    Metadata named with `proxyless.propagate` goes on to the calls that the handler makes.
 
-    When the caller goes, the streams and futures that the handler has under way are cancelled. A *blocking* call
-    that waits for its answer can't be: grpcio gives no handle on it. It ends with its own deadline, which is the
-    caller's, is not retried, and every later call of the handler is refused at once (`deadline`), unless it
-    stands inside `proxyless.shield()`.
+    When the caller goes, the streams and futures that the handler has under way are cancelled. A *blocking*
+    call that waits for its answer can't be: grpcio gives no handle on it. It ends with its own deadline, no
+    later than the caller's, and is not retried; every later call of the handler is refused at once
+    (`deadline`), unless it stands inside `proxyless.shield()`.
     """
     return DeadlineInterceptor(checked(reserve))
 
 
-class DeadlineInterceptor(grpc.ServerInterceptor):  # type: ignore[misc]
+class DeadlineInterceptor(grpc.ServerInterceptor):  # type: ignore[misc, unused-ignore]
     """What `server_interceptor` makes."""
 
     def __init__(self, reserve: float) -> None:
@@ -71,7 +72,7 @@ class DeadlineInterceptor(grpc.ServerInterceptor):  # type: ignore[misc]
 def checked(reserve: float) -> float:
     """The reserve, once it is known to shorten deadlines; raises ConfigError."""
     if not 0.0 <= reserve < FOREVER:
-        raise ConfigError(f"reserve={reserve!r}: it is what a deadline is shortened by, in seconds, and not negative")
+        raise ConfigError(f"reserve={reserve!r}: the seconds that deadlines are shortened by, 0 or more")
     return float(reserve)
 
 
@@ -134,8 +135,8 @@ def rounding(left: float) -> float:
     """How much of `left` seconds may have been added on the way.
 
     "A hop never lengthens a deadline" (Finagle's law), but C-core does: it sends a timeout in whole
-    milliseconds and three digits, both rounded up (`timeout_encoding.cc`), so that 5 s arrive as 5.01 s. A tenth
-    of it may have passed since, and with it a digit.
+    milliseconds and three digits, both rounded up (`timeout_encoding.cc`), so that 5 s arrive as 5.01 s. A
+    tenth of it may have passed since, and with it a digit.
     """
     exponent = math.floor(math.log10(left * 1.1)) if left > 1.0 / 1.1 else -1
     return float(10.0 ** (exponent - 2)) + 0.001
@@ -150,7 +151,7 @@ def expired(method: str) -> str:
 
 
 def wrap(handler: Any, method: str, reserve: float, scope_of: Callable[[Any], Scope]) -> Any:
-    """A handler's behaviour on threads, with what it inherits. `scope_of` makes, or finds, its call's scope."""
+    """A handler's behaviour on threads, with what it inherits. `scope_of` makes or finds its call's scope."""
     behave = getattr(handler, behaviour_of(handler))
     # A non-blocking one is given a function to send its answers with, and returns nothing.
     if handler.response_streaming and not getattr(behave, "experimental_non_blocking", False):
@@ -227,7 +228,7 @@ def _admitted(
         return None  # not every context's `abort` raises
     scope = scope_of(context)
     if scope.gone:
-        context.abort(grpc.StatusCode.CANCELLED, f"proxyless: the caller of {method} went before it was begun")
+        context.abort(grpc.StatusCode.CANCELLED, f"proxyless: the caller of {method} had gone")
         return None
     return Inheritance(context, left, now, reserve, scope)
 

@@ -1,8 +1,8 @@
 """Deadlines in, over HTTP: the ingress of a program that is called by HTTP and calls others through the mesh.
 
-HTTP has no deadline of its own. Two headers are in use: `grpc-timeout` (gRPC over HTTP/2; gRPC-Web and Connect
-gateways pass it on) and whole milliseconds under some name, which with Envoy is `x-envoy-expected-rq-timeout-ms`.
-A value that can't be read is ignored, as Envoy does: it would be wrong to fail a request for a hint.
+HTTP has no deadline of its own. Two headers are in use: `grpc-timeout` (gRPC over HTTP/2; gRPC-Web and
+gateways pass it on) and whole milliseconds under some name, with Envoy `x-envoy-expected-rq-timeout-ms`. A
+value that can't be read is ignored: it would be wrong to fail a request for a hint.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ EXPIRED = "proxyless: deadline: the time of the request was up before it was beg
 
 
 def asgi_deadlines(app: AsgiApp, *, header: str = ENVOY_HEADER, reserve: float = 0.0) -> AsgiApp:
-    """An ASGI application that makes its calls with what the request's caller has left, less `reserve` seconds.
+    """An ASGI application that makes its calls with what its own caller has left, less `reserve` seconds.
 
     `header` names the one that says so in milliseconds; `grpc-timeout` is always read, and the earlier of the
     two holds. A request that has expired is answered 504 (gRPC: DEADLINE_EXCEEDED), and `app` is not called.
@@ -47,14 +47,14 @@ def asgi_deadlines(app: AsgiApp, *, header: str = ENVOY_HEADER, reserve: float =
     async def served(scope: MutableMapping[str, Any], receive: Any, send: Any) -> None:
         left = None
         if scope["type"] == "http":
-            said = [reader(v.decode("latin-1")) for k, v in scope["headers"] if (reader := readers.get(k.lower()))]
-            left = min((one for one in said if one is not None), default=None)
+            headers = [(readers.get(name.lower()), value) for name, value in scope["headers"]]
+            left = _earliest(reader(value.decode("latin-1")) for reader, value in headers if reader)
         if left is None:
             await app(scope, receive, send)
         elif left <= 0.0:
             content_type = dict(scope["headers"]).get(b"content-type", b"").decode("latin-1")
-            status, headers, body = _refusal(content_type)
-            raw = [(name.encode("latin-1"), value.encode("latin-1")) for name, value in headers]
+            status, answer, body = _refusal(content_type)
+            raw = [(name.encode("latin-1"), value.encode("latin-1")) for name, value in answer]
             await send({"type": "http.response.start", "status": int(status[:3]), "headers": raw})
             await send({"type": "http.response.body", "body": body})
         else:
@@ -76,30 +76,29 @@ def wsgi_deadlines(app: WsgiApp, *, header: str = ENVOY_HEADER, reserve: float =
     readers = {"HTTP_" + header.upper().replace("-", "_"): milliseconds, "HTTP_GRPC_TIMEOUT": grpc_timeout}
 
     def served(environ: dict[str, Any], start_response: Callable[..., Any]) -> Iterable[bytes]:
-        said = [reader(environ[key]) for key, reader in readers.items() if key in environ]
-        left = min((one for one in said if one is not None), default=None)
+        left = _earliest(reader(environ[key]) for key, reader in readers.items() if key in environ)
         if left is None:
             return app(environ, start_response)
         if left <= 0.0:
-            status, headers, body = _refusal(environ.get("CONTENT_TYPE", ""))
-            start_response(status, headers)
+            status, answer, body = _refusal(environ.get("CONTENT_TYPE", ""))
+            start_response(status, answer)
             return [body]
         inside = copy_context()
         inside.run(DEADLINE.set, _instant(left, reserve))
-        body_parts = inside.run(app, environ, start_response)
+        parts = inside.run(app, environ, start_response)
         # These two the server knows how to send better: with a length, and by the kernel.
         files = environ.get("wsgi.file_wrapper")
-        if isinstance(body_parts, (list, tuple)) or (isinstance(files, type) and isinstance(body_parts, files)):
-            return body_parts
-        return _Body(body_parts, inside)
+        if isinstance(parts, (list, tuple)) or (isinstance(files, type) and isinstance(parts, files)):
+            return parts
+        return _Body(parts, inside)
 
     return served
 
 
 def grpc_timeout(text: str) -> float | None:
-    """`TimeoutValue TimeoutUnit`: at most eight digits and a letter (gRPC over HTTP/2); None if it is not that.
+    """Seconds of a `grpc-timeout`, at most eight digits and a letter (gRPC over HTTP/2, "Timeout").
 
-    None, too, for more than anybody waits: "99999999H".
+    None if it is not that, and for more than anybody waits: "99999999H".
     """
     found = _GRPC_TIMEOUT.fullmatch(text.strip())
     if found is None:
@@ -115,6 +114,10 @@ def milliseconds(text: str) -> float | None:
         return None
     seconds = int(text) / 1000.0
     return seconds if seconds < FOREVER else None
+
+
+def _earliest(said: Iterable[float | None]) -> float | None:
+    return min((left for left in said if left is not None), default=None)
 
 
 def _instant(left: float, reserve: float) -> float:
@@ -135,7 +138,7 @@ def _refusal(content_type: str) -> tuple[str, list[tuple[str, str]], bytes]:
 
 
 class _Body:
-    """An answer that is made while it is being sent, each piece in the context that the request was begun in."""
+    """An answer that is made while it is being sent, each piece in the context the request was begun in."""
 
     __slots__ = ("_inside", "_parts", "_rest")
 

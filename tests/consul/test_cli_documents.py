@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import http.server
 import json
+import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -403,12 +405,9 @@ def test_a_frozen_agent_is_shown_from_disk_and_said_to_be_silent(
         agent.cont()
 
 
-def test_an_answer_that_is_not_consuls_is_not_taken_for_an_empty_kv(
-    run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """A web server's 404 would read as "no document", and apply would then create what is there already."""
-    import http.server
-    import threading
+@pytest.fixture
+def no_consul() -> Iterator[str]:
+    """The address of a web server that is not a Consul, and has nothing."""
 
     class NotFound(http.server.BaseHTTPRequestHandler):
         def do_GET(self) -> None:
@@ -420,11 +419,17 @@ def test_an_answer_that_is_not_consuls_is_not_taken_for_an_empty_kv(
     with http.server.HTTPServer(("127.0.0.1", 0), NotFound) as server:
         thread = threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True)
         thread.start()
-        request.addfinalizer(server.shutdown)
-        monkeypatch.setenv("PROXYLESS_SOURCE", f"consul://127.0.0.1:{server.server_port}")
-        for command in (("get",), ("status",), ("apply", "-f", file(tmp_path, "shop.yaml", SHOP))):
-            result = call(*command)
-            assert result.exit_code == 3
-            assert "is that really Consul?" in result.stderr
+        yield f"127.0.0.1:{server.server_port}"
         server.shutdown()
         thread.join()
+
+
+def test_an_answer_that_is_not_consuls_is_not_taken_for_an_empty_kv(
+    no_consul: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A web server's 404 would read as "no document", and apply would then create what is there already."""
+    monkeypatch.setenv("PROXYLESS_SOURCE", f"consul://{no_consul}")
+    for command in (("get",), ("status",), ("apply", "-f", file(tmp_path, "shop.yaml", SHOP))):
+        result = call(*command)
+        assert result.exit_code == 3
+        assert "is that really Consul?" in result.stderr

@@ -88,7 +88,7 @@ def _member(key: str, part: Any, said: Any, root: Any, at: str) -> list[str]:
     "text", [CONTRACT, *(nested(place, text) for place, text in WRITTEN.items() if place[0] != "defaults")]
 )
 def test_the_schema_takes_what_the_language_has(text: str) -> None:
-    """The contract's document, and every field of it that is for later: an editor must not strike them out."""
+    """The contract's document, and every field that is for later: an editor must not strike them out."""
     schema = native.schema(ServiceDocument)
     assert problems(parse(text).data, schema, schema) == []
 

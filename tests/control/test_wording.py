@@ -61,7 +61,8 @@ def test_all_findings_come_at_once_with_line_and_path_and_the_way_out() -> None:
     assert told(SLIPS) == [
         'discoverie (line 3): is not a key that is known here; did you mean "discovery"?',
         "subsets.stable.labels.version (line 5): must be text, got 1 (a number); put it in quotes",
-        "subsets.canary.filter (line 6): must be a Consul filter expression: column 21: no operator; expected "
+        "subsets.canary.filter (line 6): must be a Consul filter expression: column 21: no operator; "
+        "expected "
         '"==", "!=", or between white space "in", "contains", "matches", "is empty"; '
         'at Service.Meta.version>>> = "v2"',
         'routes[0].split[0].weight (line 9): must be a number, got "10" (text); write it without quotes',
@@ -78,7 +79,8 @@ def test_all_findings_come_at_once_with_line_and_path_and_the_way_out() -> None:
         "say how to compare, as in {exact: ...}",
         'routes[1].match[1].headers["X-User"] (line 15): must be a lower-case metadata key: letters, digits '
         'and _ . -, got "X-User": did you mean "x-user"?',
-        "routes[1].match[2] (line 16): must have at least one condition; leave `match` out to match every call",
+        "routes[1].match[2] (line 16): must have at least one condition; leave `match` out to match every "
+        "call",
         "routes[1].match[3].path (line 17): must have exactly one of exact, prefix, suffix, contains, regex, "
         "has exact and prefix",
         "routes[1].match[4].path.prefix (line 18): must not be empty: it would match everything",
@@ -92,12 +94,15 @@ def test_all_findings_come_at_once_with_line_and_path_and_the_way_out() -> None:
         "routes[2].split (line 23): must be a list, got a mapping; begin each entry with a dash, or put [ ] "
         "around it",
         'routes[2].headers.set["x-a"] (line 24): must be text, got a number; put it in quotes',
-        "routes[2].headers.set.te (line 24): is reserved by gRPC or HTTP/2 and can't be changed by a document",
-        "routes[2].headers.remove[0] (line 24): is reserved by gRPC or HTTP/2 and can't be changed by a document",
+        "routes[2].headers.set.te (line 24): is reserved by gRPC or HTTP/2 and can't be changed by a "
+        "document",
+        "routes[2].headers.remove[0] (line 24): is reserved by gRPC or HTTP/2 and can't be changed by a "
+        "document",
         "routes[3].split (line 25): must have a weight above 0: all are 0, so no call could go anywhere",
         'routes[3].directResponse.status (line 26): must be one of 16 known words, got "unavailable" (text); '
         'did you mean "UNAVAILABLE"?',
-        "routes[3].mirror (line 27): is not supported yet by this version; take it out: nothing would obey it",
+        "routes[3].mirror (line 27): is not supported yet by this version; take it out: nothing would "
+        "obey it",
         "trafficPolicy.loadBalancer.choices (line 29): must be 2 to 10, got 1",
         "trafficPolicy.connection.connectTimeout (line 30): must be 10ms to 5m, got 0s",
         'trafficPolicy.tls.mode (line 31): must be DISABLE, got "MUTUAL" (text)',
@@ -123,8 +128,7 @@ def test_all_findings_come_at_once_with_line_and_path_and_the_way_out() -> None:
         ),
         (
             "service: my web",
-            'service (line 1): must be letters, digits and inner . _ -, got "my web": did you mean '
-            '"my-web"?',
+            'service (line 1): must be letters, digits and inner . _ -, got "my web": did you mean "my-web"?',
         ),
         (
             "routes: [{retry: 3}]",
@@ -238,7 +242,8 @@ def test_regular_expressions_are_counted() -> None:
     assert read(parse(text), ServiceDocument)[1] == []
     text = json.dumps({"routes": [{"match": blocks}] * 9})
     assert told(text) == [
-        f"routes (line 1): has more than {REGEXES} regular expressions; say with exact or prefix what they can say"
+        f"routes (line 1): has more than {REGEXES} regular expressions; say with exact or prefix what they "
+        f"can say"
     ]
 
 
@@ -251,4 +256,6 @@ def test_what_a_slip_hides_is_looked_for_without_inventing_more() -> None:
     assert told("routes: [{split: [{}, 7]}]") == [
         "routes[0].split[1] (line 1): must be a mapping, got 7 (a number)"
     ]
-    assert told("routes: [{match: [{grpc: {}}]}]") == ["routes[0].match[0].grpc.service (line 1): is required"]
+    assert told("routes: [{match: [{grpc: {}}]}]") == [
+        "routes[0].match[0].grpc.service (line 1): is required"
+    ]
