@@ -132,3 +132,11 @@ class AioMeshRpcError(MeshRpcError, grpc.aio.AioRpcError):
     def trailing_metadata(self) -> Any:
         """`proxyless-reason` alone."""
         return grpc.aio.Metadata(("proxyless-reason", self.reason))
+
+
+class InvalidMetadata(MeshRpcError, ValueError):
+    """Metadata that no connection may see: INTERNAL, as from grpcio, and a ValueError, for it is a mistake."""
+
+
+class AioInvalidMetadata(AioMeshRpcError, ValueError):
+    """The same on asyncio."""

@@ -95,7 +95,6 @@ def _endpoints(cluster: Cluster, now: float) -> list[dict[str, Any]]:
             "locality": str(node.endpoint.locality),
             "weight": weight,
             "state": _state(node, now),
-            "in_flight": node.inflight,
         }
         for node, weight in zip(cluster.nodes, cluster.weights, strict=True)
     ]
@@ -136,7 +135,11 @@ def status_of(
 ) -> dict[str, Any]:
     """`Mesh.status()`: the loop's view of its documents, with the snapshot's of routes and endpoints."""
     services = {name: _service(table) for name, table in snapshot.services.items()}
-    endpoints = [entry for cluster in snapshot.clusters.values() for entry in _endpoints(cluster, now)]
+    endpoints = [
+        {**entry, "in_flight": node.inflight, "calls": node.calls, "failures": node.failures}
+        for cluster in snapshot.clusters.values()
+        for entry, node in zip(_endpoints(cluster, now), cluster.nodes, strict=True)
+    ]
     return {
         **loop,
         "labels": dict(labels),

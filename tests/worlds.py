@@ -106,6 +106,7 @@ class Known:
         self.services: dict[str, ServiceDocument] = {}
         self.mesh = MeshDocument()
         self.endpoints: dict[Watched, Sequence[Endpoint]] = {}
+        self.rejected: dict[str, str] = {}
         self._version = 0
         dice = random.Random(seed).random
         self._compiler = Compiler(self.nodes, compose, BALANCERS, labels or {}, dice)
@@ -122,7 +123,7 @@ class Known:
     def compiled(self, *wanted: str) -> Compiled:
         """Snapshot or findings, for a process that calls `wanted` (default: web)."""
         self._version += 1
-        world = World(frozenset(wanted or ("web",)), self.services, self.mesh, self.endpoints)
+        world = World(frozenset(wanted or ("web",)), self.services, self.mesh, self.endpoints, {}, self.rejected)
         return self._compiler.compile(world, self._version)
 
     def snapshot(self, *wanted: str) -> Snapshot:

@@ -17,6 +17,8 @@ from proxyless.channel.links import Links
 from proxyless.channel.subchannel import Profile, freeze
 from proxyless.channel.sync import describe
 from proxyless.context import CARRIED, DEADLINE, SCOPE, with_carried
+from proxyless.errors import AioInvalidMetadata
+from proxyless.model.codes import Code
 from proxyless.script import Rpc, Wait
 
 State = grpc.ChannelConnectivity
@@ -78,11 +80,14 @@ class AioMeshChannel(grpc.aio.Channel):  # type: ignore[misc]
     def rpc(
         self, method: str, timeout: float | None, metadata: Any, wait_for_ready: bool | None, replayable: bool
     ) -> Rpc:
-        """A call's record, from what the caller passed; raises ValueError on metadata no peer should see."""
+        """A call's record, from what the caller passed; raises AioInvalidMetadata on what no peer should see."""
         if self._closed:
             raise grpc.aio.UsageError("Channel is closed.")
         if metadata is not None:
-            metadata = wire.checked(metadata)
+            try:
+                metadata = wire.checked(metadata)
+            except ValueError as bad:
+                raise AioInvalidMetadata(Code.INTERNAL, "metadata", f"proxyless: metadata: {bad}") from None
         inherited = CARRIED.get()
         if inherited:
             metadata = with_carried(metadata, inherited)

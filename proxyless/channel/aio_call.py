@@ -8,7 +8,6 @@ wants to pause, a task is made for the rest. So the usual call costs no task and
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Generator
 from typing import TYPE_CHECKING, Any
 
 import grpc
@@ -331,44 +330,3 @@ async def await_snapshot(channel: AioMeshChannel, effect: Wait) -> Any:
         return channel.slot.current
     finally:
         channel.slot.unsubscribe(wake)
-
-
-def awaited(call: Driven) -> Generator[Any, Any, Any]:
-    """`await call`, for calls with one response: the usual way to the end of a call."""
-    while True:
-        outcome = call._outcome
-        native = call._native
-        if outcome is not None:
-            if outcome.code == 0 and native is not None:
-                return (yield from native.__await__())
-            raise call._error(outcome)
-        rest = call._rest
-        if rest is not None:
-            try:
-                yield from asyncio.wait((rest,)).__await__()
-            except asyncio.CancelledError:
-                call.cancel()
-                raise
-            _raise_failure(rest)
-            continue
-        call._attended += 1
-        try:
-            response = yield from native.__await__()
-        except grpc.aio.AioRpcError as error:
-            call._attempt_over(native, wire.failure(error))
-        except BaseException:
-            # The awaiting task was cancelled, or the call was, or the answer could not be read.
-            call.cancel()
-            raise
-        else:
-            call._attempt_over(native, OK)
-            if call._outcome is OK:
-                return response
-        finally:
-            call._attended -= 1
-
-
-def _raise_failure(task: asyncio.Task[None]) -> None:
-    """A task that carried the call on must not fail in silence."""
-    if not task.cancelled() and (error := task.exception()) is not None:
-        raise error

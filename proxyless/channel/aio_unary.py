@@ -8,7 +8,9 @@ from typing import Any
 
 import grpc
 
-from proxyless.channel.aio_call import Driven, awaited
+from proxyless.channel import wire
+from proxyless.channel.aio_call import Driven
+from proxyless.script import OK
 
 
 class UnaryUnaryCall(Driven, grpc.aio.UnaryUnaryCall):  # type: ignore[misc]
@@ -50,3 +52,44 @@ async def write(call: Driven, request: Any) -> None:
         except (grpc.aio.AioRpcError, asyncio.InvalidStateError):
             if not native.done() or not await call._goes_on_after(native):
                 raise
+
+
+def awaited(call: Driven) -> Generator[Any, Any, Any]:
+    """`await call`, for calls with one response: the usual way to the end of a call."""
+    while True:
+        outcome = call._outcome
+        native = call._native
+        if outcome is not None:
+            if outcome.code == 0 and native is not None:
+                return (yield from native.__await__())
+            raise call._error(outcome)
+        rest = call._rest
+        if rest is not None:
+            try:
+                yield from asyncio.wait((rest,)).__await__()
+            except asyncio.CancelledError:
+                call.cancel()
+                raise
+            _raise_failure(rest)
+            continue
+        call._attended += 1
+        try:
+            response = yield from native.__await__()
+        except grpc.aio.AioRpcError as error:
+            call._attempt_over(native, wire.failure(error))
+        except BaseException:
+            # The awaiting task was cancelled, or the call was, or the answer could not be read.
+            call.cancel()
+            raise
+        else:
+            call._attempt_over(native, OK)
+            if call._outcome is OK:
+                return response
+        finally:
+            call._attended -= 1
+
+
+def _raise_failure(task: asyncio.Task[None]) -> None:
+    """A task that carried the call on must not fail in silence."""
+    if not task.cancelled() and (error := task.exception()) is not None:
+        raise error

@@ -71,16 +71,30 @@ class Subchannels:
 
     def sync(self, address: str, connection: Connection, profile: Profile) -> grpc.Channel:
         """The channel to `address` for threads."""
-        insecure, secure = sync_factories()
-        channel: grpc.Channel = self._get(None, address, connection, profile, insecure, secure)
+        with self._lock:
+            channel: grpc.Channel = self._sync(address, connection, profile)
         return channel
+
+    def sync_method(
+        self, address: str, connection: Connection, profile: Profile, arity: str, signature: tuple[Any, ...]
+    ) -> Any:
+        """A multicallable on the channel to `address`, for threads.
+
+        Made under the lock, so that no other thread closes the channel meanwhile: registering a method on a
+        closed channel ends the whole process (seen with grpcio 1.85.1: a segmentation fault).
+        """
+        with self._lock:
+            return getattr(self._sync(address, connection, profile), arity)(*signature)
+
+    def _sync(self, address: str, connection: Connection, profile: Profile) -> Any:
+        return self._get(None, address, connection, profile, *sync_factories())
 
     def aio(
         self, loop: asyncio.AbstractEventLoop, address: str, connection: Connection, profile: Profile
     ) -> grpc.aio.Channel:
         """The channel to `address` for `loop`, which must be the running one."""
-        insecure, secure = aio_factories()
-        channel: grpc.aio.Channel = self._get(loop, address, connection, profile, insecure, secure)
+        with self._lock:
+            channel: grpc.aio.Channel = self._get(loop, address, connection, profile, *aio_factories())
         return channel
 
     def _get(
@@ -92,20 +106,20 @@ class Subchannels:
         insecure: Callable[..., Any],
         secure: Callable[..., Any],
     ) -> Any:
+        """Called under the lock."""
         key = (loop, address, connection, profile)
-        with self._lock:
-            channel = self._channels.get(key)
-            if channel is None:
-                if self._closed:
-                    raise ValueError("the mesh is closed: no endpoint can be connected any more")
-                options = profile.arguments(connection)
-                if profile.credentials is None:
-                    channel = insecure(address, options, profile.compression)
-                else:
-                    channel = secure(address, profile.credentials, options, profile.compression)
-                if loop is not None:
-                    self._forget_closed_loops()
-                self._channels[key] = channel
+        channel = self._channels.get(key)
+        if channel is None:
+            if self._closed:
+                raise ValueError("the mesh is closed: no endpoint can be connected any more")
+            options = profile.arguments(connection)
+            if profile.credentials is None:
+                channel = insecure(address, options, profile.compression)
+            else:
+                channel = secure(address, profile.credentials, options, profile.compression)
+            if loop is not None:
+                self._forget_closed_loops()
+            self._channels[key] = channel
         return channel
 
     def peek(self, loop: Any, address: str, connection: Connection, profile: Profile) -> Any:

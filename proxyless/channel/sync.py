@@ -19,6 +19,8 @@ from proxyless.channel.subchannel import Profile, freeze
 from proxyless.channel.sync_stream import StreamStream, UnaryStream
 from proxyless.channel.sync_unary import StreamUnary, UnaryUnary
 from proxyless.context import CARRIED, DEADLINE, SCOPE, with_carried
+from proxyless.errors import InvalidMetadata
+from proxyless.model.codes import Code
 from proxyless.script import Rpc
 
 
@@ -51,11 +53,14 @@ class MeshChannel(grpc.Channel):  # type: ignore[misc]
     def rpc(
         self, method: str, timeout: float | None, metadata: Any, wait_for_ready: bool | None, replayable: bool
     ) -> Rpc:
-        """A call's record, from what the caller passed; raises ValueError on metadata no peer should see."""
+        """A call's record, from what the caller passed; raises InvalidMetadata on what no peer should see."""
         if self._closed:
             raise ValueError("Cannot invoke RPC on closed channel!")
         if metadata is not None:
-            metadata = wire.checked(metadata)
+            try:
+                metadata = wire.checked(metadata)
+            except ValueError as bad:
+                raise InvalidMetadata(Code.INTERNAL, "metadata", f"proxyless: metadata: {bad}") from None
         inherited = CARRIED.get()
         if inherited:
             metadata = with_carried(metadata, inherited)

@@ -25,7 +25,7 @@ _NEVER_SENT = ("failed to connect to all addresses", "connections to all backend
 
 
 def checked(metadata: Iterable[tuple[str, str | bytes]]) -> Any:
-    """The caller's metadata, once it is known to be harmless; raises ValueError as grpcio does for its own checks.
+    """The caller's metadata, once it is known to be harmless; else raises ValueError, or TypeError as grpcio does.
 
     One hostile value can end a connection that others share (CVE-2023-32731 and kin), so what HTTP/2 forbids
     is refused here, before any connection sees it.
@@ -34,11 +34,16 @@ def checked(metadata: Iterable[tuple[str, str | bytes]]) -> Any:
         metadata = tuple(metadata)
     for key, value in metadata:
         if key not in _KNOWN_KEYS:
+            if isinstance(key, bytes):
+                return checked(_with_text_keys(metadata))
             _check_key(key)
         if key[-4:] == "-bin":
             continue
-        text = value if isinstance(value, str) else bytes(value).decode("latin-1")
-        if not (text.isascii() and (text.isprintable())):
+        if isinstance(value, bytes):
+            value = value.decode("latin-1")
+        elif not isinstance(value, str):
+            raise TypeError(f"metadata {key!r} has a value that is neither str nor bytes: {type(value).__name__}")
+        if not (value.isascii() and value.isprintable()):
             raise ValueError(
                 f"metadata {key!r} has a value that HTTP/2 can't carry (control or non-ASCII characters); "
                 f"encode it, or use a key that ends in -bin with bytes"
@@ -46,11 +51,20 @@ def checked(metadata: Iterable[tuple[str, str | bytes]]) -> Any:
     return metadata
 
 
+def _with_text_keys(metadata: Iterable[tuple[str | bytes, str | bytes]]) -> list[tuple[str, str | bytes]]:
+    """Keys as text: grpcio takes them as bytes too, and routes are matched on text."""
+    return [(key.decode("latin-1") if isinstance(key, bytes) else key, value) for key, value in metadata]
+
+
 def _check_key(key: str) -> None:
-    if not isinstance(key, str) or not _KEY.fullmatch(key):
+    if not isinstance(key, str):
+        raise TypeError(f"metadata key {key!r} is neither str nor bytes")
+    if not _KEY.fullmatch(key):
         raise ValueError(f"metadata key {key!r} is not lower-case letters, digits and _ . -")
     if key in FORBIDDEN:
-        raise ValueError(f"metadata key {key!r} belongs to HTTP/2 and would end the connection for every caller")
+        raise ValueError(
+            f"metadata key {key!r} belongs to HTTP/2 itself and could end the connection for every caller"
+        )
     if len(_KNOWN_KEYS) < _MOST_KNOWN:
         _KNOWN_KEYS.add(key)
 

@@ -38,8 +38,9 @@ class SyncWires:
             generation, by_node = self._known = (self._subchannels.generation, {})
         native = by_node.get(rpc.node)
         if native is None:
-            channel = self._subchannels.sync(rpc.node.address, rpc.cluster.connection, self._profile)
-            native = getattr(channel, self._arity)(*self.signature)
+            native = self._subchannels.sync_method(
+                rpc.node.address, rpc.cluster.connection, self._profile, self._arity, self.signature
+            )
             if self._arity.startswith("stream"):
                 native = Feeding(native)
             by_node[rpc.node] = native

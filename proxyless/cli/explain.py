@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import textwrap
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -168,7 +169,8 @@ def _policy(made: Mapping[str, Any]) -> None:
         screen.line()
         screen.line(("Policy", TITLE), "" if same else f" of {name}", (" (defaults included)", QUIET))
         for block, values in policy.items():
-            screen.line(f"  {block:<20}", _block(values))
+            for number, part in enumerate(textwrap.wrap(_block(values), 76)):
+                screen.line(f"  {'' if number else block:<20}", part)
 
 
 def _block(values: Any) -> str:

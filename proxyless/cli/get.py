@@ -56,7 +56,7 @@ def _list(name: str, described: Sequence[Mapping[str, Any]], output: Format) -> 
 
 
 def _described(raw: RawDocument) -> dict[str, Any]:
-    from proxyless.control.loop import decode
+    from proxyless.control.dialects import decode
 
     _, findings = decode(raw)
     size = len(raw.text.encode() if isinstance(raw.text, str) else raw.text)

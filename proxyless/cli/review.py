@@ -14,7 +14,7 @@ from typing import Any, NoReturn
 from proxyless.cli.files import Draft, Located, located
 from proxyless.control import MESH_KEY, SERVICES, RawDocument
 from proxyless.control.compiler import Compiler, World
-from proxyless.control.loop import decode
+from proxyless.control.dialects import decode
 from proxyless.model.documents import MeshDocument, ServiceDocument, Subset
 from proxyless.model.findings import Finding
 from proxyless.policy.balancers import BALANCERS

@@ -134,6 +134,8 @@ def look(
             services = _every(where, mesh.status())
             for service in services:
                 mesh.want(service)
+            if mesh.status()["from_disk"]:
+                mesh._restore()  # the endpoints too, now that they are asked for
         complete = spoke and _wait(mesh, services, until, heard)
         status = mesh.status()
         snapshot = mesh._slot.current  # the composition root keeps no secrets from its command line

@@ -61,8 +61,8 @@ class Cache:
         endpoints = {}
         for path in sorted(self.folder.glob("endpoints-*.jsonl")):
             try:
-                head, *rest = self._records(path.name) or ()
-                watched = Watched(*head["watched"])
+                head, *rest = self._records(path.name) or ({},)
+                watched = Watched(*map(_text, head["watched"]))
             except (KeyError, TypeError, ValueError):
                 continue
             endpoints[watched] = [e for e in map(_endpoint, rest) if e is not None]
@@ -180,10 +180,15 @@ def _document(raw: RawDocument) -> dict[str, Any]:
 
 
 def _raw(record: Mapping[str, Any]) -> RawDocument:
-    lines = {tuple(path): line for path, line in record["lines"]}
-    return RawDocument(
-        record["key"], record["text"], record["version"], record["origin"], record["data"], lines
-    )
+    key, text, version, origin = (_text(record[name]) for name in ("key", "text", "version", "origin"))
+    lines = {tuple(path): int(line) for path, line in record["lines"]}
+    return RawDocument(key, text, version, origin, record["data"], lines)
+
+
+def _text(value: object) -> str:
+    if not isinstance(value, str):
+        raise TypeError("a text was written here")
+    return value
 
 
 def _record(endpoint: Endpoint) -> dict[str, Any]:
@@ -200,6 +205,8 @@ def _record(endpoint: Endpoint) -> dict[str, Any]:
 
 def _endpoint(record: Mapping[str, Any]) -> Endpoint | None:
     try:
+        for name in ("address", "status", "entry"):
+            _text(record[name])
         return Endpoint(**{**record, "locality": Locality.parse(record["locality"])})
     except (Invalid, TypeError, KeyError, AttributeError):
         return None

@@ -30,6 +30,8 @@ from proxyless.model.findings import Finding
 from proxyless.model.snapshot import Snapshot
 from proxyless.model.topology import Endpoint, Watched
 
+__all__ = ["Loop", "decode"]
+
 
 @dataclass(frozen=True, slots=True)
 class Accepted:

@@ -26,9 +26,6 @@ def balance(rpc: Rpc, _next: Service) -> Script[Outcome]:
     pause = FIRST_PAUSE
     while True:
         node = rpc.cluster.picker.pick(rpc.rng)
-        ticket = 0
-        if node is not None and (node.outlier.out or node.reachable_at or rpc.tried is not None):
-            node, ticket = _choose(rpc, node)
         if node is None:
             refusal = yield from _no_endpoints(rpc)
             if refusal is not None:
@@ -36,6 +33,10 @@ def balance(rpc: Rpc, _next: Service) -> Script[Outcome]:
             continue
         if rpc.deadline is not None and rpc.deadline <= rpc.now:
             return (yield from _expired(rpc))
+        # From here on the call is sent: whoever holds the ticket of a probe must give it back.
+        ticket = 0
+        if node.outlier.out or node.reachable_at or rpc.tried is not None:
+            node, ticket = _choose(rpc, node)
         rpc.node = node
         destination = rpc.cluster.state
         outcome: Outcome = ABANDONED
@@ -99,13 +100,14 @@ def _suits(rpc: Rpc, node: NodeState) -> int | None:
 def _choose(rpc: Rpc, node: NodeState) -> tuple[NodeState, int]:
     """`node` if it suits, else one that does: by more picks, then by looking through them from a random place.
 
-    Where none suits, one that this call has not tried yet is better, and any is better than none.
+    Where none suits, one in rotation is better than one that is ejected (a retry on the node that has just failed
+    may succeed), one that this call has not tried yet is better, and any is better than none.
     """
     ticket = _suits(rpc, node)
     if ticket is not None:
         return node, ticket
     nodes = rpc.cluster.nodes
-    untried = None if rpc.tried is not None and node in rpc.tried else node
+    best, rank = node, _rank(rpc, node)
     start = int(rpc.rng() * len(nodes))
     drawn = (rpc.cluster.picker.pick(rpc.rng) for _ in range(HOST_SELECTION_ATTEMPTS))
     for other in chain(drawn, nodes[start : start + SMALL], nodes[: max(0, start + SMALL - len(nodes))]):
@@ -114,9 +116,14 @@ def _choose(rpc: Rpc, node: NodeState) -> tuple[NodeState, int]:
         ticket = _suits(rpc, other)
         if ticket is not None:
             return other, ticket
-        if untried is None and other not in (rpc.tried or ()):
-            untried = other
-    return untried or node, 0
+        if rank and (second := _rank(rpc, other)) < rank:
+            best, rank = other, second
+    return best, 0
+
+
+def _rank(rpc: Rpc, node: NodeState) -> int:
+    """How bad a choice a node is that does not suit: 0 to 3."""
+    return 2 * node.outlier.out + (rpc.tried is not None and node in rpc.tried)
 
 
 def _expired(rpc: Rpc) -> Script[Outcome]:

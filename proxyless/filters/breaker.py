@@ -11,16 +11,15 @@ from proxyless.script import ABANDONED, Outcome, Rpc, Script, Service, refuse
 
 
 def breaker(rpc: Rpc, next: Service) -> Script[Outcome]:  # noqa: A002 - the filter's word, as in Finagle
-    """Let the call in if the breaker is closed, or half open with a place left; say how it ended."""
-    ticket = rpc.cluster.state.admit(rpc.now)
+    """Let the call in if the breaker is closed, or half open with a place left; say how it ended.
+
+    Admitted when the script begins: one that never does would hold its place for ever.
+    """
+    state = rpc.cluster.state
+    ticket = state.admit(rpc.now)
     if not ticket:
         details = f"the circuit breaker of {rpc.cluster.key} is open: too many of its calls failed"
-        return refuse(Code.UNAVAILABLE, "circuit_open", details)
-    return _judged(rpc, next, ticket)
-
-
-def _judged(rpc: Rpc, next: Service, ticket: int) -> Script[Outcome]:  # noqa: A002
-    state = rpc.cluster.state
+        return (yield from refuse(Code.UNAVAILABLE, "circuit_open", details))
     ok: bool | None = None
     try:
         outcome = yield from next(rpc)

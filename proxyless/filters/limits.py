@@ -11,15 +11,12 @@ from proxyless.script import Outcome, Rpc, Script, Service, refuse
 
 
 def limits(rpc: Rpc, next: Service) -> Script[Outcome]:  # noqa: A002 - the filter's word, as in Finagle
-    """Let the attempt in, or refuse it."""
-    if not rpc.cluster.state.enter():
-        most = rpc.cluster.policy.limits.max_requests
-        return refuse(Code.UNAVAILABLE, "limit", f"{most} requests are under way to {rpc.cluster.key} already (maxRequests)")
-    return _inside(rpc, next)
-
-
-def _inside(rpc: Rpc, next: Service) -> Script[Outcome]:  # noqa: A002
+    """Let the attempt in, or refuse it. Entered when the script begins: one that never does must not be counted."""
     state = rpc.cluster.state
+    if not state.enter():
+        most = rpc.cluster.policy.limits.max_requests
+        details = f"{most} requests are under way to {rpc.cluster.key} already (maxRequests)"
+        return (yield from refuse(Code.UNAVAILABLE, "limit", details))
     try:
         return (yield from next(rpc))
     finally:

@@ -30,6 +30,8 @@ class NodeState(Protocol):
 
     address: str
     inflight: int
+    calls: int
+    failures: int
     endpoint: Endpoint
     reachable_at: float
     """0 while it can be connected; else the instant before which nobody should try."""

@@ -98,6 +98,10 @@ class Breaker:
         if self._state is CLOSED and settings.window != old.window:
             self._empty()
 
+    def renew(self) -> None:
+        """In a forked child: what was under way is the parent's, and will not be reported here."""
+        self._under_way = 0
+
     def state(self, now: float) -> str:
         """The state in which a request would find it now."""
         return HALF_OPEN if self._state is OPEN and self.retry_in(now) == 0 else self._state
@@ -108,7 +112,7 @@ class Breaker:
 
     def rate(self, now: float) -> float | None:
         """Failures in percent, of the window or of HALF_OPEN's own requests; None without results."""
-        if self._state is CLOSED and now >= self._next:
+        if self._total and now >= self._next:
             self._turn(now)
         return 100 * self._failed / self._total if self._total else None
 

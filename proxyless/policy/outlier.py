@@ -199,7 +199,7 @@ class Detector:
         """Whether one more may go: with it the share must hold, as in Envoy since 2023 (A50: without it)."""
         settings, size = self.settings, len(self._hosts)
         after = self.out + 1
-        if settings.max_ejection_percent == 0 or after > size:
+        if settings.max_ejection_percent == 0:
             return False
         if self.out and 100 * after > settings.max_ejection_percent * size:
             return False

@@ -194,9 +194,16 @@ class DestinationState:
             }
 
     def renew(self) -> None:
-        """In a forked child: the lock may be held by a thread that is gone, and nothing is under way."""
+        """In a forked child: the lock may be held by a thread that is gone, and nothing is under way.
+
+        Nor are probes: a ticket that the parent handed out is never given back here.
+        """
         self._lock = threading.Lock()
         self._limits = Limits(self._policy.limits)
+        for outlier in self._nodes:
+            outlier.ticket = 0
+        if self._breaker is not None:
+            self._breaker.renew()
 
 
 def _budget(policy: TrafficPolicy) -> RetryBudget:

@@ -1,27 +1,20 @@
-"""Documents in a real Consul: `get`, `apply`, `diff`, `delete`; conflicts, missing rights, slips, silence."""
+"""Documents in a real Consul: `get`, `apply`, `diff`, `delete`; conflicts, and what is too much at once."""
 
 from __future__ import annotations
 
-import http.server
 import json
-import threading
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from typer.testing import Result
 
-import proxyless
 from proxyless.control import RawDocument
 from proxyless.control.store import KvStore
-from tests.agent import ACL_HCL, ROOT_TOKEN, ConsulAgent
-from tests.cli.invoking import call, forget_the_machine
+from tests.agent import ConsulAgent
+from tests.cli.invoking import Run, call, forget_the_machine
 
 WEB = "# web's own\nservice: web\nroutes:\n- split: [{service: shop, subset: canary}]\n  timeout: 5s\n"
 SHOP = "service: shop\nsubsets: {canary: {labels: {version: v2}}}\n"
-
-Run = Callable[..., Result]
 
 
 @pytest.fixture(autouse=True)
@@ -301,135 +294,3 @@ def test_a_service_that_a_hundred_others_lead_to_is_writable(
         consul.put_kv(f"{prefix}/services/s{index}", "routes: [{split: [{service: shop, subset: canary}]}]")
     shop = file(tmp_path, "shop.yaml", f"{SHOP}# changed\n")
     assert run("apply", "-f", shop).exit_code == 0
-
-
-def test_what_a_client_sees_comes_from_kv_and_catalog(
-    run: Run, consul: ConsulAgent, prefix: str, tmp_path: Path
-) -> None:
-    """services, status, endpoints and explain, against the catalog; and where a service is down, why."""
-    name = prefix.rpartition("/")[2]
-    for number, (label, state) in enumerate([("v1", "passing"), ("v2", "critical")]):
-        consul.register(name, 9100 + number, meta={"version": label}, tags=["grpc"], status=state)
-    document = (
-        f"service: {name}\nsubsets: {{a: {{labels: {{version: v1}}}}, b: {{labels: {{version: v2}}}}}}\n"
-        "routes: [{name: half, split: [{subset: a}, {subset: b}]}]\n"
-    )
-    assert run("apply", "-f", file(tmp_path, "x.yaml", document)).exit_code == 0
-
-    listed = {one["service"]: one for one in json.loads(run("services", "-o", "json").stdout)}
-    assert listed[name]["tags"] == ["grpc"]
-    assert listed[name]["accepted"] is True
-    assert listed["consul"]["document"] is None
-
-    endpoints = run("endpoints", name)
-    assert endpoints.exit_code == 1
-    assert "127.0.0.1:9100" in endpoints.stdout
-    assert (
-        f"{name}/b has no endpoint that may be called; Consul's instances of {name}: 1 critical, 1 passing"
-        in (endpoints.stderr)
-    )
-    assert run("status").exit_code == 1
-    made = json.loads(run("explain", name, "/a.B/C", "-o", "json").stdout)
-    assert [one["address"] for one in made["endpoints"]] == ["127.0.0.1:9100"]
-
-
-def test_names_from_the_catalog_are_shown_as_text(run: Run, consul: ConsulAgent) -> None:
-    """Whoever may register a service chooses its name, and a terminal must not obey it."""
-    consul.register("evil\x1b]0;x\x07", 9200)
-    result = run("services")
-    assert result.exit_code == 0
-    assert "evil\\x1b]0;x\\x07" in result.stdout
-    assert "\x1b" not in result.output
-
-
-def test_rights_that_are_missing_are_named_and_no_token_is(
-    consul_bin: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """No right to read, none to write, a token nobody knows: exit code 3, what to grant, nothing written."""
-    folder = tmp_path / "agent"
-    folder.mkdir()
-    with ConsulAgent(consul_bin, folder, hcl=[ACL_HCL], token=ROOT_TOKEN) as agent:
-        shop = file(tmp_path, "shop.yaml", SHOP)
-        reader = agent.create_token('key_prefix "proxyless/v1/" { policy = "read" }')
-        nobody = agent.create_token('key_prefix "elsewhere/" { policy = "read" }')
-        unknown = "5ec7e700-0000-4000-8000-000000000009"
-        monkeypatch.setenv("PROXYLESS_SOURCE", f"consul://{agent.address}")
-        cases = [
-            (reader, ("apply", "-f", shop), 'grant it key_prefix "proxyless/v1/" { policy = "write" }'),
-            (nobody, ("get",), 'grant it key_prefix "proxyless/v1/" { policy = "read" }'),
-            (nobody, ("status",), 'grant it key_prefix "proxyless/v1/" { policy = "read" }'),
-            (unknown, ("get",), "the token is unknown, expired or may not read this"),
-            (unknown, ("status",), "the token is unknown, expired or may not read this"),
-            (unknown, ("delete", "shop", "--yes"), "the token is unknown, expired or may not read this"),
-        ]
-        for token, command, says in cases:
-            monkeypatch.setenv("CONSUL_HTTP_TOKEN", token)
-            result = call(*command)
-            assert result.exit_code == 3, result.output
-            assert says in result.stderr
-            assert token not in result.output
-        assert agent.get_kv("proxyless/v1/services/shop") is None
-        monkeypatch.setenv("CONSUL_HTTP_TOKEN", ROOT_TOKEN)
-        assert call("apply", "-f", shop).exit_code == 0
-        for command in (("status",), ("get", "shop"), ("services",), ("endpoints", "shop")):
-            assert ROOT_TOKEN not in call(*command).output
-
-
-def test_a_frozen_agent_is_shown_from_disk_and_said_to_be_silent(
-    consul_bin: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """What an earlier process wrote down, as clients have it; exit code 3, and nothing is written to it."""
-    folder = tmp_path / "agent"
-    folder.mkdir()
-    with ConsulAgent(consul_bin, folder) as agent:
-        source = f"consul://{agent.address}"
-        monkeypatch.setenv("PROXYLESS_SOURCE", source)
-        shop = file(tmp_path, "shop.yaml", SHOP)
-        agent.register("shop", 9300)
-        assert call("apply", "-f", shop).exit_code == 0
-        with proxyless.connect(source, services=["shop"]) as mesh:
-            assert mesh.ready("shop", timeout=5)
-            time.sleep(1.3)  # the state goes to disk a second after it changed
-        agent.pause()
-        for command in (("status",), ("explain", "shop", "/a.B/C")):
-            result = call(*command)
-            assert result.exit_code == 3
-            assert "127.0.0.1:9300" in result.stdout or "1 healthy" in result.stdout
-            assert "is not answering: it has said nothing for 2 s" in result.stderr
-            assert "this is what an earlier process wrote to disk" in result.stderr
-        started = time.monotonic()
-        written = call("apply", "-f", shop)
-        assert time.monotonic() - started < 3.0
-        assert written.exit_code == 3
-        assert f"no state from {source}: no answer within 2.0 s" in written.stderr
-        agent.cont()
-
-
-@pytest.fixture
-def no_consul() -> Iterator[str]:
-    """The address of a web server that is not a Consul, and has nothing."""
-
-    class NotFound(http.server.BaseHTTPRequestHandler):
-        def do_GET(self) -> None:
-            self.send_error(404)
-
-        def log_message(self, *_: object) -> None:
-            """Quiet."""
-
-    with http.server.HTTPServer(("127.0.0.1", 0), NotFound) as server:
-        thread = threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True)
-        thread.start()
-        yield f"127.0.0.1:{server.server_port}"
-        server.shutdown()
-        thread.join()
-
-
-def test_an_answer_that_is_not_consuls_is_not_taken_for_an_empty_kv(
-    no_consul: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """A web server's 404 would read as "no document", and apply would then create what is there already."""
-    monkeypatch.setenv("PROXYLESS_SOURCE", f"consul://{no_consul}")
-    for command in (("get",), ("status",), ("apply", "-f", file(tmp_path, "shop.yaml", SHOP))):
-        result = call(*command)
-        assert result.exit_code == 3
-        assert "is that really Consul?" in result.stderr

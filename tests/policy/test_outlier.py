@@ -81,6 +81,8 @@ def test_with_the_split_the_two_kinds_are_counted_apart() -> None:
     pool.answer(0, Code.INTERNAL, 4)
     assert pool.out == []
     assert pool.answer(0, Code.UNAVAILABLE, 4, local=True) == ""
+    pool.answer(0, Code.OK)
+    assert pool.answer(0, Code.UNAVAILABLE, 4, local=True) == ""
     assert pool.answer(0, Code.UNAVAILABLE, local=True) == "consecutive_local_origin_failure"
 
 
@@ -130,13 +132,24 @@ def test_no_ejection_brings_the_healthy_below_their_minimum(healthy: float, out:
     assert len(pool.out) == out
 
 
-def test_an_ejection_that_was_not_allowed_is_asked_for_again_after_another_run() -> None:
-    """The quota frees, the endpoint still fails: five failures later it goes."""
-    pool = Pool(2)
-    pool.eject(0)
-    assert pool.fail(1, 9) == ""
+@pytest.mark.parametrize("kind", ["consecutive_5xx", "consecutive_gateway_failure", "local"])
+def test_an_ejection_that_was_not_allowed_is_asked_for_again_after_another_run(kind: str) -> None:
+    """The quota frees, the endpoint still fails: when the next five are full, it goes."""
+    local = kind == "local"
+    pool = Pool(
+        2,
+        consecutive5xx=5 if kind == "consecutive_5xx" else 0,
+        consecutive_gateway_errors=5 if kind == "consecutive_gateway_failure" else 0,
+        split_external_local_origin_errors=local,
+    )
+    pool.answer(0, Code.UNAVAILABLE, 5, local=local)
+    assert pool.out == [0]
+    pool.answer(1, Code.UNAVAILABLE, 8, local=local)
     pool.probe(0, Code.OK, 30.0)
-    assert pool.fail(1, now=30.0) == "consecutive_5xx"
+    assert pool.answer(1, Code.UNAVAILABLE, now=30.0, local=local) == ""
+    assert pool.answer(1, Code.UNAVAILABLE, now=30.0, local=local).startswith(
+        "consecutive_local_origin" if local else kind
+    )
 
 
 def test_endpoints_on_probation_count_as_ejected() -> None:
@@ -190,11 +203,12 @@ def test_who_is_under_the_threshold_is_ejected(successes: int, ejected: list[tup
     assert pool.tick(10.0) == ejected
 
 
-@pytest.mark.parametrize("factor", [0.0, 0.5, 1.0])
-def test_equals_are_no_outliers_by_a_last_bit(factor: float) -> None:
-    """Forty-one rates of 1 in 3 have a mean that a float can't hold; nobody is ejected for that."""
-    pool = Pool(41, ONLY_RATES, success_rate=SuccessRate(5, 3, factor), failure_percentage=None)
-    pool.serve([(1, 2)] * 41)
+def test_equals_are_no_outliers_by_a_last_bit() -> None:
+    """The mean of three rates of 5 in 9 is, as a float, above all of them; nobody is ejected for that."""
+    pool = Pool(3, ONLY_RATES, success_rate=SuccessRate(3, 9, 0.0), failure_percentage=None)
+    pool.serve([(5, 4)] * 3)
+    mean, _ = spread([100 * 5 / 9] * 3)
+    assert mean > 100 * 5 / 9
     assert pool.tick(10.0) == []
 
 
@@ -208,14 +222,22 @@ def test_rates_want_enough_requests_on_enough_endpoints(volume: int, hosts: int,
     assert [index for index, _ in pool.tick(10.0)] == ejected
 
 
-@pytest.mark.parametrize(("failed", "out"), [(84, []), (85, [(0, "failure_percentage")])])
+@pytest.mark.parametrize(
+    ("threshold", "ok", "failed", "ejected"),
+    [
+        (85, 16, 84, []),
+        (85, 15, 85, [0]),
+        (64.4, 89, 161, [0]),  # 64.4 % exactly, but not in floats: 100 * 89 / 250 > 100 - 64.4
+    ],
+)
 def test_the_failure_percentage_counts_from_its_threshold_on(
-    failed: int, out: list[tuple[int, str]]
+    threshold: float, ok: int, failed: int, ejected: list[int]
 ) -> None:
     """Envoy: `100 - rate >= threshold`; gRFC A50's text says "greater", its field comment "at least"."""
-    pool = Pool(5, ONLY_RATES, success_rate=None)
-    pool.serve([(100 - failed, failed), *[(100, 0)] * 4])
-    assert pool.tick(10.0) == out
+    rule = FailurePercentage(threshold, 5, 50)
+    pool = Pool(5, ONLY_RATES, success_rate=None, failure_percentage=rule)
+    pool.serve([(ok, failed), *[(100, 0)] * 4])
+    assert [index for index, _ in pool.tick(10.0)] == ejected
 
 
 def test_a_threshold_of_zero_spares_who_never_failed() -> None:
@@ -250,6 +272,10 @@ def test_with_the_split_unreachable_endpoints_have_a_rate_of_their_own() -> None
 
 def test_each_interval_is_judged_by_itself() -> None:
     """What was counted before a tick is gone after it, whether it ejected anybody or not."""
+    pool = Pool(5, ONLY_RATES, split_external_local_origin_errors=True, consecutive_local_origin_failures=0)
+    pool.answer(0, Code.UNAVAILABLE, 10, local=True)
+    pool.tick(10.0)
+    assert pool.hosts[0].unreached == 0
     pool = Pool(5, ONLY_RATES)
     pool.serve([(40, 10), *[(50, 0)] * 4])
     assert pool.tick(10.0) == []
@@ -283,6 +309,23 @@ def test_each_ejection_lasts_longer_and_a_healthy_interval_takes_one_step_back()
         pool.tick(now + at)
         steps.append(pool.hosts[0].times)
     assert steps == [3, 2, 1, 0, 0]
+
+
+def test_an_ejection_by_the_tick_is_not_shortened_by_it() -> None:
+    """Who was healthy until now, and is ejected now, keeps the count of this ejection."""
+    pool = Pool(5, ONLY_RATES)
+    pool.serve([(0, 100), *[(100, 0)] * 4])
+    pool.tick(10.0)
+    assert pool.hosts[0].times == 1
+
+
+def test_a_whole_interval_is_whole_in_floats_too() -> None:
+    """Readmitted at 0.2 s, ticked at 0.3 s: an interval of 100 ms, though 0.3 - 0.2 is a little less."""
+    pool = Pool(2, base_ejection_time=0.2, interval=0.1)
+    pool.eject(0)
+    pool.probe(0, Code.OK, 0.2)
+    pool.tick(0.3)
+    assert pool.hosts[0].times == 0
 
 
 def test_ticks_that_nobody_made_are_made_up_for() -> None:
@@ -404,6 +447,15 @@ def test_an_old_ticket_frees_nobodys_place() -> None:
     assert pool.detector.probed(host, new, Code.OK, 100.0) == HEALTHY
 
 
+def test_a_request_that_needed_no_ticket_is_no_probe() -> None:
+    """It was let in freely and ends while its endpoint is on probation: it readmits nobody."""
+    pool = Pool(2)
+    ticket = pool.hosts[0].admit(0.0)
+    assert ticket == 0
+    pool.eject(0)
+    assert pool.detector.probed(pool.hosts[0], ticket, Code.OK, 30.0) == PROBING
+
+
 def test_a_probe_of_an_endpoint_that_left_changes_no_count() -> None:
     """It was forgotten while the probe was under way; the number of the ejected stays true."""
     pool = Pool(3)
@@ -453,8 +505,11 @@ def test_switching_it_off_readmits_everybody(settings: outlier.OutlierDetection)
 def test_a_running_interval_keeps_the_time_that_has_passed(interval: float, due: float) -> None:
     """Edited 4 s after it began (gRFC A50): 6 s leave 2, 3 s are over at once, 20 s leave 16."""
     pool = Pool(1)
-    pool.detector.configure(replace(AS_WRITTEN, interval=interval), 4.0)
-    assert pool.detector.due_at == due
+    for begun in (0.0, 10.0):
+        pool.tick(begun)
+        pool.detector.configure(replace(AS_WRITTEN, interval=interval), begun + 4.0)
+        assert pool.detector.due_at == begun + due
+        pool.detector.configure(AS_WRITTEN, begun + 4.0)
 
 
 def test_what_is_printed_says_how_it_stands() -> None:

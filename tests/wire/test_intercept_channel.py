@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import collections
+import time
 from typing import Any
 
 import grpc
@@ -117,10 +118,12 @@ def test_the_channel_closes_through_interceptors(net: Net, way: str) -> None:
     """An intercepted channel subscribes and closes the channel under it, and is a context manager."""
     net.server()
     channel = net.channel(way)
+    stub = echo_pb2_grpc.EchoStub(channel)
     with grpc.intercept_channel(channel, Adding("one")) as intercepted:
         grpc.channel_ready_future(intercepted).result(timeout=5.0)
+        time.sleep(0.25)  # see no_more_polling in test_connectivity.py
     with pytest.raises(ValueError, match="closed channel|Channel closed"):
-        echo_pb2_grpc.EchoStub(channel).Unary(Request())
+        stub.Unary(Request())
 
 
 def test_the_public_classes_are_kept(net: Net) -> None:

@@ -58,10 +58,13 @@ def test_call_credentials_never_over_an_insecure_channel(net: Net, way: str) -> 
 
 def test_channels_with_different_credentials_share_nothing(net: Net) -> None:
     """A channel without credentials does not use the connection of one with them, nor the other way round."""
-    net.server(credentials=grpc.local_server_credentials())
-    assert net.stub(credentials=grpc.local_channel_credentials()).Unary(Request(message="m")).message == "m"
-    with pytest.raises(grpc.RpcError):
-        net.stub().Unary(Request(), timeout=1.0)
+    server = net.server()
+    credentials = grpc.local_channel_credentials()
+    for settings in ({"credentials": credentials}, {}, {"credentials": credentials}, {}):
+        assert net.stub(**settings).Unary(Request(message="m")).message == "m"
+    secure, insecure, *again = [seen.peer for seen in server.seen]
+    assert secure != insecure
+    assert again == [secure, insecure]
 
 
 @either_way

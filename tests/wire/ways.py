@@ -50,11 +50,16 @@ class Net:
         return self._servers
 
     @property
+    def source(self) -> str:
+        """What `proxyless.connect` takes, for a test that wants a mesh of its own."""
+        self._write()
+        return f"file:{self._file}"
+
+    @property
     def mesh(self) -> proxyless.Mesh:
         """The mesh, connected when first asked for."""
         if self._mesh is None:
-            self._write()
-            self._mesh = proxyless.connect(f"file:{self._file}", services=["echo"])
+            self._mesh = proxyless.connect(self.source, services=["echo"])
             assert self._mesh.ready("echo", timeout=5.0)
         return self._mesh
 

@@ -1,0 +1,294 @@
+"""The last good state on disk: it comes back as it went, and nothing that we did not write is believed."""
+
+from __future__ import annotations
+
+import json
+import stat
+import threading
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from proxyless.control import RawDocument
+from proxyless.control.cache import OLDEST, Cache, Saver, default_folder
+from proxyless.control.dialects import decode
+from proxyless.model.topology import Endpoint, Locality, Watched
+from tests.control.hearing import Hearing
+from tests.fakes import FakeClock
+
+WEB = Watched("web")
+STATE = (
+    {
+        "mesh": RawDocument("mesh", "defaults: {timeout: 3s}", "1", "kv/mesh", lines={}),
+        "services/web": RawDocument(
+            "services/web", "", "7", "mesh.yaml#services.web", {"routes": []}, {("routes",): 4, (): 3}
+        ),
+    },
+    {
+        WEB: [
+            Endpoint(
+                "10.0.0.1:1", 3, 2, Locality("eu", "eu-1"), {"version": "v1"}, "warning", '{"Service": {}}'
+            ),
+            Endpoint("[::1]:1"),
+        ],
+        Watched("web", "dc2"): [],
+    },
+)
+
+
+@pytest.fixture
+def clock() -> FakeClock:
+    return FakeClock(1_700_000_000.0)
+
+
+@pytest.fixture
+def cache(tmp_path: Path, clock: FakeClock) -> Cache:
+    """An empty cache; a second one on the same folder is the next process."""
+    return Cache(tmp_path / "deep" / "proxyless", "consul|127.0.0.1:8500", clock)
+
+
+def next_process(cache: Cache, clock: FakeClock) -> Cache:
+    """Another cache on the same folder."""
+    return Cache(cache.folder.parent, "consul|127.0.0.1:8500", clock)
+
+
+def test_what_was_written_comes_back(cache: Cache, clock: FakeClock) -> None:
+    """Documents as they were told, with the lines of their parts, and endpoints with all we know of them."""
+    cache.save(STATE)
+    loaded = next_process(cache, clock).load()
+    assert loaded is not None
+    documents, endpoints = loaded
+    assert documents == STATE[0]
+    assert endpoints == STATE[1]
+    assert [one.entry for one in endpoints[WEB]] == ['{"Service": {}}', ""]
+    assert decode(documents["services/web"])[1] == []
+
+
+def test_where_nothing_was_written_nothing_is_known(cache: Cache) -> None:
+    """Not even the folder is made by looking."""
+    assert cache.load() is None
+    assert not cache.folder.exists()
+
+
+def test_only_the_owner_may_look(cache: Cache) -> None:
+    """Documents may hold secrets: 0700 for the folder, 0600 for its files, whatever the umask."""
+    cache.save(STATE)
+    assert stat.S_IMODE(cache.folder.stat().st_mode) == 0o700
+    files = list(cache.folder.iterdir())
+    assert {stat.S_IMODE(file.stat().st_mode) for file in files} == {0o600}
+    assert len(files) == 3
+
+
+def test_nothing_of_the_source_shows_in_the_names(cache: Cache) -> None:
+    """Neither its address nor a token nor a service: a folder's listing is everybody's."""
+    cache.save(STATE)
+    names = str(cache.folder.relative_to(cache.folder.parent)) + "".join(
+        p.name for p in cache.folder.iterdir()
+    )
+    assert not [word for word in ("8500", "consul", "web", "dc2") if word in names]
+
+
+def test_sources_don_t_share_their_states(tmp_path: Path, clock: FakeClock) -> None:
+    """What one token may see is not for another's process."""
+    one, other = Cache(tmp_path, "token a", clock), Cache(tmp_path, "token b", clock)
+    one.save(STATE)
+    assert other.load() is None
+
+
+def test_processes_that_use_different_services_share_a_folder(cache: Cache, clock: FakeClock) -> None:
+    """Each writes the files of its own, and undoes nobody's."""
+    cache.save(STATE)
+    next_process(cache, clock).save((STATE[0], {Watched("rec"): [Endpoint("10.0.0.9:1")]}))
+    loaded = next_process(cache, clock).load()
+    assert loaded is not None
+    assert set(loaded[1]) == {*STATE[1], Watched("rec")}
+
+
+@pytest.mark.parametrize(
+    ("age", "believed"), [(OLDEST - 1, True), (OLDEST + 1, False), (-1800, True), (-7200, False)]
+)
+def test_a_day_old_is_too_old(age: float, believed: bool, cache: Cache, clock: FakeClock) -> None:
+    """Yesterday's addresses may be somebody else's today; a file from the future is as little believed."""
+    cache.save(STATE)
+    clock.advance(age)
+    assert (next_process(cache, clock).load() is not None) is believed
+
+
+def test_only_what_changed_is_written_again(cache: Cache) -> None:
+    """One changed service of hundreds is one file; after `forget` it is all of them."""
+    cache.save(STATE)
+    before = {file.name: file.stat().st_ino for file in cache.folder.iterdir()}
+    documents, endpoints = STATE
+    cache.save((dict(documents), {**endpoints, WEB: [Endpoint("10.0.0.2:1")]}))
+    after = {file.name: file.stat().st_ino for file in cache.folder.iterdir()}
+    assert len([name for name in before if before[name] != after[name]]) == 1
+    cache.forget()
+    cache.save(STATE)
+    assert not [file for file in cache.folder.iterdir() if file.stat().st_ino == before[file.name]]
+
+
+def damage(change: Callable[[list[str]], str | None]) -> Callable[[Path], None]:
+    """What happens to a file: given its lines, its new text."""
+
+    def apply(file: Path) -> None:
+        text = change(file.read_text().splitlines())
+        file.unlink() if text is None else file.write_text(text)
+
+    return apply
+
+
+def head(lines: list[str], **changes: object) -> str:
+    """The file with another first line."""
+    return "\n".join([json.dumps(json.loads(lines[0]) | changes), *lines[1:]])
+
+
+DAMAGES = {
+    "gone": damage(lambda lines: None),
+    "empty": damage(lambda lines: ""),
+    "cut off": damage(lambda lines: "\n".join(lines[:-1])),
+    "cut in a line": damage(lambda lines: "\n".join(lines)[:-5]),
+    "another format": damage(lambda lines: head(lines, format="proxyless-cache/2")),
+    "no head": damage(lambda lines: "\n".join(lines[1:])),
+    "a list for a head": damage(lambda lines: "\n".join(["[]", *lines[1:]])),
+    "no time": damage(lambda lines: head(lines, saved_at="yesterday")),
+    "NaN for a time": damage(lambda lines: head(lines, saved_at=float("nan"))),
+    "numbers for records": damage(lambda lines: "\n".join([lines[0], *("7" for _ in lines[1:])])),
+    "texts for records": damage(lambda lines: "\n".join([lines[0], *('"key"' for _ in lines[1:])])),
+    "empty records": damage(lambda lines: "\n".join([lines[0], *("{}" for _ in lines[1:])])),
+    "wrong types": damage(
+        lambda lines: "\n".join(
+            [lines[0], *(json.dumps(dict.fromkeys(json.loads(line), 7)) for line in lines[1:])]
+        )
+    ),
+    "deep": damage(lambda lines: "\n".join([lines[0], *("[" * 100_000 for _ in lines[1:])])),
+    "binary": lambda file: file.write_bytes(b"\xff\x00\xfe" * 100) and None,
+    "a folder": lambda file: (file.unlink(), file.mkdir())[0],
+}
+
+
+@pytest.mark.parametrize("happens", DAMAGES.values(), ids=DAMAGES.keys())
+def test_documents_we_did_not_write_are_not_believed(
+    happens: Callable[[Path], None], cache: Cache, clock: FakeClock
+) -> None:
+    """And then nothing is: endpoints alone would be called as if no document forbade it."""
+    cache.save(STATE)
+    happens(cache.folder / "documents.jsonl")
+    assert next_process(cache, clock).load() is None
+
+
+@pytest.mark.parametrize("happens", DAMAGES.values(), ids=DAMAGES.keys())
+def test_endpoints_we_did_not_write_are_not_believed(
+    happens: Callable[[Path], None], cache: Cache, clock: FakeClock
+) -> None:
+    """One service's broken file is no reason to doubt the others."""
+    documents, endpoints = STATE
+    cache.save((documents, {WEB: endpoints[WEB]}))
+    (broken,) = cache.folder.glob("endpoints-*")
+    happens(broken)
+    cache.save((documents, {Watched("rec"): [Endpoint("10.0.0.9:1")]}))
+    loaded = next_process(cache, clock).load()
+    assert loaded is not None
+    assert loaded[0] == documents
+    assert loaded[1].pop(WEB, []) == []  # type: ignore[attr-defined]
+    assert loaded[1] == {Watched("rec"): [Endpoint("10.0.0.9:1")]}
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        *({"address": "unix:/x"}, {"address": 7}, {"weight": -1}, {"weight": "x"}, {"labels": [1]}),
+        *({"locality": "../.."}, {"entry": {}}, {"status": None}, {"more": 1}),
+    ],
+    ids=str,
+)
+def test_an_endpoint_that_cannot_be_is_left_out(
+    change: dict[str, object], cache: Cache, clock: FakeClock
+) -> None:
+    """What comes from the disk is checked like what comes from the registry."""
+    cache.save(STATE)
+    for file in cache.folder.glob("endpoints-*"):
+        first, who, *rest = file.read_text().splitlines()
+        rest[:1] = [json.dumps(json.loads(line) | change) for line in rest[:1]]
+        file.write_text("\n".join([first, who, *rest]))
+    loaded = next_process(cache, clock).load()
+    assert loaded is not None
+    assert [endpoint.address for endpoint in loaded[1][WEB]] == ["[::1]:1"]
+
+
+def test_a_write_that_fails_leaves_what_was_there(
+    cache: Cache, clock: FakeClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Files are replaced whole: a full disk costs the news, not the state, and leaves no halves about."""
+    cache.save(STATE)
+
+    def full(_handle: int) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("os.fsync", full)
+    with pytest.raises(OSError, match="No space left"):
+        cache.save(({}, {}))
+    loaded = next_process(cache, clock).load()
+    assert loaded is not None
+    assert loaded[0] == STATE[0]
+    assert not list(cache.folder.glob(".*"))
+
+
+def test_the_folder_is_the_user_s_own(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """Where caches belong by the XDG rules; never in /tmp, which is everybody's."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    assert default_folder() == tmp_path / "proxyless"
+    monkeypatch.delenv("XDG_CACHE_HOME")
+    monkeypatch.setenv("HOME", str(tmp_path))
+    assert default_folder() == tmp_path / ".cache" / "proxyless"
+
+
+def test_a_restored_state_serves_calls(cache: Cache, clock: FakeClock) -> None:
+    """From one loop's good state, through the disk, to another's first snapshot."""
+    first = Hearing("web").says(web="routes: [{timeout: 3s}]").lives("web", "a:1")
+    believed = first.loop.believed()
+    assert believed is not None
+    cache.save(believed)
+    loaded = next_process(cache, clock).load()
+    assert loaded is not None
+    second = Hearing("web")
+    second.loop.restore(*loaded)
+    assert second.call()[0] == ["send a"]
+    assert second.snapshot.services["web"].routes[0].timeout == 3.0
+
+
+def test_the_saver_writes_once_what_changed_often(cache: Cache) -> None:
+    """From a thread of its own; `close` has what is waiting written, at once."""
+    asked = []
+
+    def state() -> object:
+        asked.append(threading.current_thread().name)
+        return STATE
+
+    saver = Saver(cache, state, pytest.fail)  # type: ignore[arg-type]
+    for _ in range(100):
+        saver.changed()
+    saver.close()
+    saver._thread.join(5.0)  # type: ignore[union-attr]
+    assert asked == ["proxyless-cache"]
+    assert (cache.folder / "documents.jsonl").exists()
+
+
+def test_the_saver_says_once_why_it_cannot_write(tmp_path: Path, clock: FakeClock) -> None:
+    """A read-only disk is news, not an avalanche; and no reason to stop trying."""
+    (tmp_path / "file").write_text("")
+    said: list[str] = []
+    saver = Saver(Cache(tmp_path / "file", "x", clock), lambda: STATE, said.append)
+    saver.changed()
+    saver.close()
+    saver._thread.join(5.0)  # type: ignore[union-attr]
+    assert said == ["the state can't be written to disk: Not a directory"]
+
+
+def test_what_is_in_doubt_is_not_written(cache: Cache) -> None:
+    """The loop says None while something is stale or suspicious."""
+    saver = Saver(cache, lambda: None, pytest.fail)
+    saver.changed()
+    saver.close()
+    saver._thread.join(5.0)  # type: ignore[union-attr]
+    assert not cache.folder.exists()
