@@ -141,9 +141,9 @@ def log_event(event: Event) -> None:
         case EndpointsDropped(service, count, reasons):
             log.warning("%d instances of %s are left out: %s", count, _plain(service), _some(reasons))
         case SourceStale(source, watch, reason):
-            log.warning("%s: no answer for %s (%s); the last good state serves on", source, _plain(watch), _plain(reason))
+            log.warning("%s: no answer for %s (%s); the last good state serves on", _plain(source), _plain(watch), _plain(reason))
         case SourceRecovered(source, watch, after):
-            log.info("%s: answers again for %s after %.1f s", source, _plain(watch), after)
+            log.info("%s: answers again for %s after %.1f s", _plain(source), _plain(watch), after)
         case NodeEjected(destination, address, reason):
             log.warning("%s of %s is ejected: %s", address, destination, reason)
         case NodeReadmitted(destination, address):
@@ -151,7 +151,7 @@ def log_event(event: Event) -> None:
         case BreakerChanged(destination, state):
             log.warning("the circuit breaker of %s is %s", destination, state)
         case Suspicious(source, watch, reason):
-            log.warning("%s: %s: %s", source, _plain(watch), _plain(reason))
+            log.warning("%s: %s: %s", _plain(source), _plain(watch), _plain(reason))
 
 
 def _some(items: Sequence[str], most: int = 8) -> str:

@@ -142,8 +142,7 @@ class Mesh:
         self._loop = loop = Loop(source, compiler, self._publish, self._emit, self._clock, version)
         self._saver: Saver | None = None
         if cache is not None:
-            failed = lambda why: self._emit(Suspicious(source.name, "disk", why))  # noqa: E731
-            self._saver = Saver(cache, loop.believed, failed)
+            self._saver = Saver(cache, loop.believed, lambda why: self._emit(Suspicious(source.name, "disk", why)))
             loop.on_change = self._saver.changed
             loop.on_silence = self._restore
         source.start(loop)
@@ -207,10 +206,11 @@ class Mesh:
 
     def _restore(self) -> None:
         """The source is silent: begin with what an earlier process wrote down."""
-        if self._cache is not None and self._loop.silent:
-            state = self._cache.load()
-            if state is not None:
-                self._loop.restore(*state)
+        state = self._cache.load() if self._cache is not None and self._loop.silent else None
+        if state is not None:
+            self._loop.restore(*state)
+            if (assume := getattr(self._source, "assume", None)) is not None:
+                assume(*state)
 
     def _publish(self, snapshot: Snapshot) -> None:
         before = self._slot.current
@@ -318,6 +318,7 @@ class Mesh:
         # The rest waits for the first use: many children never make a call.
         self._asleep = True
         for channel in list(self._channels):
+            channel.forked()
             channel.entry = self._first_call
 
     def _first_call(self, rpc: Any) -> Any:

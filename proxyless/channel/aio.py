@@ -14,7 +14,7 @@ from proxyless.channel.aio_call import Driven, await_snapshot
 from proxyless.channel.aio_method import StreamStream, StreamUnary, UnaryStream, UnaryUnary
 from proxyless.channel.connectivity import candidates
 from proxyless.channel.links import Links
-from proxyless.channel.subchannel import Profile, freeze
+from proxyless.channel.subchannel import Profile, abandon, freeze, members
 from proxyless.channel.sync import describe
 from proxyless.context import CARRIED, DEADLINE, SCOPE, with_carried
 from proxyless.errors import AioInvalidMetadata
@@ -223,11 +223,8 @@ class AioMeshChannel(grpc.aio.Channel):  # type: ignore[misc]
         self.end_calls()
 
     def _begun(self) -> list[Driven]:
-        while True:
-            try:
-                return [call for call in {*self.calls.values(), *self.streams} if not call.done()]
-            except RuntimeError:  # one more has just begun, on another loop; it is made before we are closed
-                continue
+        """Every call under way, on whichever loop."""
+        return [call for call in {*self.calls.copy().values(), *members(self.streams)} if not call.done()]
 
     def forget_ended_loops(self) -> None:
         """`asyncio.run` is over: its calls that nobody awaited ended with it, unseen."""
@@ -235,6 +232,12 @@ class AioMeshChannel(grpc.aio.Channel):  # type: ignore[misc]
             if call._loop.is_closed():
                 self.calls.pop(native, None)
                 call.abandon()
+
+    def forked(self) -> None:
+        """In a forked child: what the parent has under way is the parent's, and must not be touched."""
+        abandon(self.calls, *self._begun())
+        self.calls = {}
+        self.streams = WeakSet()
 
     def mesh_closed(self) -> None:
         """The mesh this channel belongs to is being closed: no more calls. Those under way have its grace."""

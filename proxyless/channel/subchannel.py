@@ -9,17 +9,21 @@ somebody may have remembered must be forgotten: callers compare one number per c
 from __future__ import annotations
 
 import asyncio
+import gc
 import os
 import threading
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
+from weakref import WeakSet
 
 import grpc
 
 from proxyless.channel.native import aio_factories, sync_factories
 from proxyless.channel.timers import Timers
 from proxyless.model.traffic import Connection
+
+T = TypeVar("T")
 
 LINGER = 1.0
 """Seconds between the last call on an unnamed endpoint and the closing of its connection: a call that read the
@@ -68,6 +72,10 @@ class Subchannels:
         self._closed = False
         self._lock = threading.Lock()
         self._channels: dict[tuple[Any, str, Connection, Profile], Any] = {}
+        self._aio_lost = False
+        self.rememberers: WeakSet[Any] = WeakSet()
+        """Who remembers asyncio channels beside us, and can be told to forget those of a loop that has ended."""
+        _LIVING.add(self)
 
     def sync(self, address: str, connection: Connection, profile: Profile) -> grpc.Channel:
         """The channel to `address` for threads."""
@@ -112,6 +120,12 @@ class Subchannels:
         if channel is None:
             if self._closed:
                 raise ValueError("the mesh is closed: no endpoint can be connected any more")
+            if loop is not None and self._aio_lost:
+                raise grpc.aio.UsageError(
+                    "this process was forked while grpcio's asyncio API was in use, and grpcio can't use it here "
+                    "then (it would hang): fork before the first asyncio call, or end the loop before the fork, "
+                    "or make blocking calls in the child"
+                )
             options = profile.arguments(connection)
             if profile.credentials is None:
                 channel = insecure(address, options, profile.compression)
@@ -150,7 +164,9 @@ class Subchannels:
 
     def renew(self) -> None:
         """In a forked child: the parent's channels are dropped, not closed; touching them could hang."""
-        _ABANDONED.extend(self._channels.values())
+        abandon(*self._channels.values())
+        # One thread polls for all asyncio channels of a process. It lives while there are any, and not in a child.
+        self._aio_lost = self._aio_lost or any(key[0] is not None for key in self._channels)
         self._channels = {}
         self._lock = threading.Lock()
         self.generation += 1
@@ -166,17 +182,53 @@ class Subchannels:
             else:
                 _close_on(loop, channel)
 
-    def _forget_closed_loops(self) -> None:
+    def forget_ended_loops(self) -> None:
+        """Let go of what belongs to loops that have ended, so that a child of this process can use asyncio."""
+        with self._lock:
+            forgotten = self._forget_closed_loops()
+        for rememberer in members(self.rememberers):
+            rememberer.forget_ended_loop()
+        if forgotten:
+            gc.collect()
+
+    def _forget_closed_loops(self) -> int:
         """Loops end (`asyncio.run` twice): their channels are of no use to anybody. Called under the lock."""
-        for key in [key for key in self._channels if key[0] is not None and key[0].is_closed()]:
+        ended = [key for key in self._channels if key[0] is not None and key[0].is_closed()]
+        for key in ended:
             del self._channels[key]
+        return len(ended)
 
     def __len__(self) -> int:
         return len(self._channels)
 
 
 _ABANDONED: list[Any] = []
-"""Channels of a parent process: kept from the garbage collector, whose finalizers would touch them."""
+
+
+def abandon(*things: Any) -> None:
+    """Keep what belongs to a parent process from the garbage collector, for finalizers would touch its connections."""
+    _ABANDONED.extend(things)
+
+
+def members(weak: WeakSet[T]) -> list[T]:
+    """What is in `weak` now; other threads may be adding to it, which an iteration doesn't survive."""
+    while True:
+        try:
+            return list(weak)
+        except RuntimeError:
+            continue
+
+
+_LIVING: WeakSet[Subchannels] = WeakSet()
+
+
+def _before_fork() -> None:
+    for subchannels in members(_LIVING):
+        subchannels.forget_ended_loops()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(before=_before_fork)
 
 
 def _close_on(loop: asyncio.AbstractEventLoop, channel: grpc.aio.Channel) -> None:

@@ -15,7 +15,7 @@ import grpc
 from proxyless.channel import wire
 from proxyless.channel.connectivity import Connectivity
 from proxyless.channel.links import Links
-from proxyless.channel.subchannel import Profile, freeze
+from proxyless.channel.subchannel import Profile, abandon, freeze, members
 from proxyless.channel.sync_stream import StreamStream, UnaryStream
 from proxyless.channel.sync_unary import StreamUnary, UnaryUnary
 from proxyless.context import CARRIED, DEADLINE, SCOPE, with_carried
@@ -155,17 +155,16 @@ class MeshChannel(grpc.Channel):  # type: ignore[misc]
         self.mesh_closed()
         self.end_calls()
 
-    def _begun(self) -> list[Any]:
-        while True:
-            try:
-                return list(self._calls)
-            except RuntimeError:  # one more has just begun, in another thread; it sees that we are closed
-                continue
-
     @property
     def closed(self) -> bool:
         """Whether somebody has closed the channel, or its mesh."""
         return self._closed
+
+    def forked(self) -> None:
+        """In a forked child: what the parent has under way is the parent's, and must not be touched."""
+        abandon(*members(self._calls), self._connectivity)
+        self._calls = WeakSet()
+        self._connectivity = Connectivity(self)
 
     def mesh_closed(self) -> None:
         """The mesh this channel belongs to is being closed: no more calls. Those under way have its grace."""
@@ -174,7 +173,7 @@ class MeshChannel(grpc.Channel):  # type: ignore[misc]
 
     def end_calls(self) -> None:
         """That grace is over: end the futures and streams that are left."""
-        for call in self._begun():
+        for call in members(self._calls):
             call.close()
 
     def _get_registered_call_handle(self, _method: str) -> int:

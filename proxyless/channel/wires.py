@@ -50,7 +50,7 @@ class SyncWires:
 class AioWires:
     """For event loops: grpcio binds a channel to its loop, and a process may run several."""
 
-    __slots__ = ("_arity", "_known", "_loop_ended", "_profile", "_subchannels", "signature")
+    __slots__ = ("__weakref__", "_arity", "_known", "_loop_ended", "_profile", "_subchannels", "signature")
 
     def __init__(
         self,
@@ -66,6 +66,14 @@ class AioWires:
         self._subchannels = subchannels
         self._loop_ended = loop_ended
         self._known: tuple[int, asyncio.AbstractEventLoop | None, dict[NodeState, Any]] = (-1, None, {})
+        subchannels.rememberers.add(self)
+
+    def forget_ended_loop(self) -> None:
+        """If the loop has ended, let go of what was made for it."""
+        known_loop = self._known[1]
+        if known_loop is not None and known_loop.is_closed():
+            self._loop_ended()
+            self._known = (-1, None, {})
 
     def of(self, rpc: Rpc, loop: asyncio.AbstractEventLoop) -> Any:
         """The native multicallable for the node that `rpc` goes to, on the running `loop`."""

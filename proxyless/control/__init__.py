@@ -64,7 +64,11 @@ class Sink(Protocol):
 
 
 class Source(Protocol):
-    """Where documents and endpoints come from. No method may block for long; `start` comes first."""
+    """Where documents and endpoints come from. No method may block for long; `start` comes first.
+
+    One that does not believe at once that all is gone may also have `assume(documents, endpoints)`: it is told
+    what calls go by already, from the disk, though the source itself has not spoken yet.
+    """
 
     name: str
     """For people: `consul://127.0.0.1:8500`. Never with a token in it."""

@@ -41,6 +41,8 @@ class Belief(Protocol):
 
     def take(self, news: News) -> float | None: ...
 
+    def assume(self, known: Any) -> None: ...
+
 
 class Watch:
     """One thread on one blocking query, and what the sink is told of how it goes."""
@@ -82,6 +84,11 @@ class Watch:
     @property
     def open(self) -> bool:
         return not self._stop.is_set()
+
+    def assume(self, known: Any) -> None:
+        """What was there when somebody last looked, if Consul has not said anything yet."""
+        if self._answered_at is None:
+            self._belief.assume(known)
 
     def close(self) -> None:
         """End what is being read; the thread ends by itself."""
@@ -158,6 +165,17 @@ class ConsulSource:
             watch = self._watches.pop(watched, None)
         if watch is not None:
             watch.close()
+
+    def assume(
+        self, documents: Mapping[str, RawDocument], endpoints: Mapping[Watched, Sequence[Endpoint]]
+    ) -> None:
+        with self._lock:
+            watches = list(self._watches.items())
+        for watched, watch in watches:
+            if watched is None:
+                watch.assume(documents)
+            elif watched in endpoints:
+                watch.assume(endpoints[watched])
 
     def close(self) -> None:
         if os.getpid() != self._pid:

@@ -47,6 +47,10 @@ class Endpoints:
         """All of them: `passing` would hide the warning ones, and wake as often."""
         return f"health/service/{quote(self._service, safe='')}"
 
+    def assume(self, known: Sequence[Endpoint]) -> None:
+        """An earlier process knew these: that they are gone takes as much to be believed as if we had."""
+        self._known = known
+
     def take(self, news: News) -> float | None:
         """A `Deliver` of the watcher."""
         if news.answer.status != OK:

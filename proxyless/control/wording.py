@@ -110,7 +110,7 @@ def _culprits(error: Any) -> list[Path]:
 
 def _take_out(data: Any, path: Path, gone: set[Path]) -> bool:
     """Take `path` out of `data`, or more around it where that was done in vain; False if all of it would go."""
-    while path in gone:
+    while path and path in gone:
         path = path[:-1]
     gone.add(path)
     if not path:

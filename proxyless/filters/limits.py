@@ -11,7 +11,7 @@ from proxyless.script import Outcome, Rpc, Script, Service, refuse
 
 
 def limits(rpc: Rpc, next: Service) -> Script[Outcome]:  # noqa: A002 - the filter's word, as in Finagle
-    """Let the attempt in, or refuse it. Entered when the script begins: one that never does must not be counted."""
+    """Let the attempt in, or refuse it. Entered when the script begins: one that never does is not counted."""
     state = rpc.cluster.state
     if not state.enter():
         most = rpc.cluster.policy.limits.max_requests

@@ -35,9 +35,12 @@ class NodeState(Protocol):
     endpoint: Endpoint
     reachable_at: float
     """0 while it can be connected; else the instant before which nobody should try."""
-    outlier: OutlierState
     send: Any
     """The `Send` effect for this node, made once."""
+
+    @property
+    def outlier(self) -> OutlierState:
+        """Whether it is ejected: a property, because the node that has it knows more of it."""
 
     def begin(self) -> None:
         """An attempt starts."""

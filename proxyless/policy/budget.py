@@ -18,7 +18,17 @@ SMALLEST = 1e-9
 class RetryBudget:
     """Tokens over the last `ttl` seconds. One thread at a time; `state.ClusterState` sees to that."""
 
-    __slots__ = ("_deposit", "_next", "_origin", "_reserve", "_slots", "_stamp", "_sum", "_width", "_withdraw")
+    __slots__ = (
+        "_deposit",
+        "_next",
+        "_origin",
+        "_reserve",
+        "_slots",
+        "_stamp",
+        "_sum",
+        "_width",
+        "_withdraw",
+    )
 
     def __init__(self, ttl: float, min_retries_per_second: float, ratio: float) -> None:
         # "ratio 0: deposit 0, withdraw 1" - Finagle; the reserve alone allows retries then

@@ -286,17 +286,16 @@ class Detector:
             host.times += 1
         host.out = True
         host.ejected_until = now + min(base * host.times, longest)
-        host.passed = host.ticket = 0
+        host.passed = 0
         host.forget()
 
     @staticmethod
     def _readmit(host: Outlier, now: float) -> None:
-        """Back to full traffic, with a clean record; how often it was ejected is not forgotten at once."""
+        """Back to full traffic. Its record is clean, but how often it was ejected is not forgotten yet."""
         if host.out:
             host.out = False
             host.readmitted_at = now
-            host.passed = host.ticket = 0
-            host.forget()
+            host.ticket = 0
 
     def __repr__(self) -> str:
         return f"<Detector {self.out} of {len(self._hosts)} out>"

@@ -41,7 +41,7 @@ class RateLimit:
         """Follow an edit: what was saved stays, as far as the new bucket holds it."""
         tokens = self.tokens(now)
         self._rate, self._burst = settings.requests_per_second, float(settings.burst)
-        self._tokens = min(tokens, self._burst) if self._rate else 0.0
+        self._tokens = tokens if self._rate else 0.0
         self._at = max(now, self._at)
 
     def __repr__(self) -> str:

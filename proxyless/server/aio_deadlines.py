@@ -24,6 +24,7 @@ from proxyless.server.deadlines import (
     checked,
     expired,
     leave,
+    ran_out,
     replaced,
     wrap,
 )
@@ -107,8 +108,8 @@ def _one_answer(behave: Any, method: str, reserve: float) -> Any:
         tokens = inherited.enter()
         try:
             answer = await behave(request, context)
-        except Exception:  # an answer, too; not so a cancellation
-            inherited.scope.answered()
+        except Exception as error:  # an answer, too; not so a cancellation
+            await _failed(error, context, method, inherited)
             raise
         finally:
             leave(tokens)
@@ -136,8 +137,8 @@ def _many_answers(behave: Any, method: str, reserve: float) -> Any:
                 except StopAsyncIteration:
                     break
                 yield answer
-        except Exception:
-            inherited.scope.answered()
+        except Exception as error:
+            await _failed(error, context, method, inherited)
             raise
         except BaseException:  # cancelled, or dropped: then this is a task of the garbage collector's
             inherited.scope.leave()
@@ -160,3 +161,9 @@ async def _admitted(context: Any, method: str, reserve: float) -> Inheritance | 
     scope = Scope()
     context.add_done_callback(scope.leave)
     return Inheritance(context, left, now, reserve, scope)
+
+
+async def _failed(error: Exception, context: Any, method: str, inherited: Inheritance) -> None:
+    inherited.scope.answered()
+    if inherited.ended_by(error):
+        await context.abort(grpc.StatusCode.DEADLINE_EXCEEDED, ran_out(method))

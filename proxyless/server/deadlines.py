@@ -28,6 +28,9 @@ from proxyless.errors import ConfigError
 FOREVER = 1e8
 """Seconds. A call without a deadline has 9.2e18 of them left, in grpcio's server for threads (grpc#26236)."""
 
+CLOSE = 0.01
+"""Seconds. Timers of C-core go by milliseconds and by another clock than ours."""
+
 MOST_METHODS = 1000
 """How many wrapped handlers are kept: a server may accept whatever name it is called by."""
 
@@ -116,6 +119,14 @@ class Inheritance:
             at = earlier
         return DEADLINE.set(at), CARRIED.set(self.metadata), SCOPE.set(self.scope)
 
+    def ended_by(self, error: BaseException) -> bool:
+        """Whether `error` is a call that ran out of the time that it inherited: then so has this one."""
+        if self.deadline is None or not isinstance(error, grpc.RpcError):
+            return False
+        code = getattr(error, "code", None)  # the ones that grpcio's servers raise have none
+        late = time.monotonic() >= self.deadline - CLOSE
+        return late and code is not None and code() is grpc.StatusCode.DEADLINE_EXCEEDED
+
 
 def leave(tokens: tuple[Token[float | None], Token[Pairs], Token[Scope | None]]) -> None:
     """Undo `enter`, in the same context."""
@@ -147,6 +158,11 @@ def expired(method: str) -> str:
     return f"proxyless: deadline: the time of the call was up before {method} was begun; it was not"
 
 
+def ran_out(method: str) -> str:
+    """What a caller is told whose time was up meanwhile; without a word of ours it would be told UNKNOWN."""
+    return f"proxyless: deadline: the time of the call was up while {method} waited for a call of its own"
+
+
 # -- wrappers
 
 
@@ -168,8 +184,8 @@ def _one_answer(behave: Any, method: str, reserve: float, scope_of: Callable[[An
         tokens = inherited.enter()
         try:
             answer = behave(request, context, *send)
-        except BaseException:
-            _failed(context, inherited.scope)
+        except BaseException as error:
+            _failed(error, context, method, inherited)
             raise
         finally:
             leave(tokens)
@@ -190,15 +206,17 @@ def _many_answers(behave: Any, method: str, reserve: float, scope_of: Callable[[
         inside.run(inherited.enter)
         try:
             answers = inside.run(behave, request, context)
-        except BaseException:
-            _failed(context, inherited.scope)
+        except BaseException as error:
+            _failed(error, context, method, inherited)
             raise
-        return _steps(answers, inside, context, inherited.scope)
+        return _steps(answers, inside, context, method, inherited)
 
     return served
 
 
-def _steps(answers: Iterator[Any], inside: Context, context: Any, scope: Scope) -> Iterator[Any]:
+def _steps(
+    answers: Iterator[Any], inside: Context, context: Any, method: str, inherited: Inheritance
+) -> Iterator[Any]:
     try:
         while True:
             try:
@@ -207,14 +225,14 @@ def _steps(answers: Iterator[Any], inside: Context, context: Any, scope: Scope) 
                 break
             yield answer
     except GeneratorExit:  # nobody takes the rest
-        scope.leave()
+        inherited.scope.leave()
         if isinstance(answers, GeneratorType):
             inside.run(answers.close)
         raise
-    except BaseException:
-        _failed(context, scope)
+    except BaseException as error:
+        _failed(error, context, method, inherited)
         raise
-    scope.answered()
+    inherited.scope.answered()
 
 
 def _admitted(
@@ -233,10 +251,12 @@ def _admitted(
     return Inheritance(context, left, now, reserve, scope)
 
 
-def _failed(context: Any, scope: Scope) -> None:
+def _failed(error: BaseException, context: Any, method: str, inherited: Inheritance) -> None:
     """The handler raised: because its caller has gone, or else that was its answer."""
     is_active = getattr(context, "is_active", None)
-    if scope.gone or (is_active is not None and not is_active()):
-        scope.leave()
-    else:
-        scope.answered()
+    if inherited.scope.gone or (is_active is not None and not is_active()):
+        inherited.scope.leave()
+        return
+    inherited.scope.answered()
+    if inherited.ended_by(error):
+        context.abort(grpc.StatusCode.DEADLINE_EXCEEDED, ran_out(method))

@@ -11,7 +11,8 @@ from proxyless.model.traffic import TrafficPolicy
 from proxyless.policy.breaker import Breaker
 from proxyless.policy.budget import RetryBudget
 from proxyless.policy.limits import Limits
-from proxyless.policy.outlier import EJECTED, HEALTHY, Detector
+from proxyless.policy.outlier import EJECTED, HEALTHY, SERVER_ERRORS, Detector
+from proxyless.policy.panic import Panic
 from proxyless.state.node import Node
 
 Tell: TypeAlias = Callable[[str, ClusterKey, str, str], None]
@@ -30,6 +31,7 @@ class DestinationState:
         "_lock",
         "_members",
         "_nodes",
+        "_panic",
         "_policy",
         "_tell",
         "denied",
@@ -46,6 +48,7 @@ class DestinationState:
         self._members: Sequence[Node] = ()
         self._budget = _budget(policy)
         self._detector = Detector(policy.outlier_detection, now)
+        self._panic = Panic()
         self._limits = Limits(policy.limits)
         self._breaker = Breaker(policy.circuit_breaker) if policy.circuit_breaker else None
         self.retries = self.denied = self.refused = 0
@@ -154,18 +157,28 @@ class DestinationState:
     def record(self, node: Node, code: int, local: bool, now: float) -> None:
         """How an attempt on `node` ended, for outlier detection."""
         with self._lock:
+            detector = self._detector
+            if node.outlier.out:
+                self._panic.called(code not in SERVER_ERRORS)
             why = node.outlier.record(code, local)
-            if not why and now < self._detector.due_at:
+            if not why and now < detector.due_at:
                 return
-            ejected = [(node, why)] if why and self._detector.eject(node.outlier, now) else []
-            ejected += [(self._nodes[outlier], reason) for outlier, reason in self._detector.tick(now)]
+            ejected = []
+            if why and detector.eject(node.outlier, now):
+                ejected = [(node, why)]
+            elif why and node.outlier in self._nodes:
+                self._panic.kept(node.outlier, len(self._nodes) - detector.out, detector.out)
+            if now >= detector.due_at:
+                self._panic.tick()
+            ejected += [(self._nodes[outlier], reason) for outlier, reason in detector.tick(now)]
         for gone, reason in ejected:
             self._tell("ejected", self._key, gone.address, reason)
 
     def probe(self, node: Node, now: float) -> int | None:
-        """May a request go to this ejected node? None: no. Else the ticket for `probed` (0: it is back)."""
+        """May a request go to this ejected node? None: no. Else the ticket for `probed` (0: no probe)."""
         with self._lock:
-            return node.outlier.admit(now)
+            ticket = node.outlier.admit(now)
+            return 0 if ticket is None and self._panic.on else ticket
 
     def probed(self, node: Node, ticket: int, code: int | None, now: float) -> None:
         """How the probe with this ticket ended; None if nobody knows."""
@@ -191,6 +204,7 @@ class DestinationState:
                 "pending": self._limits.pending.used,
                 "refused": self.refused,
                 "ejected": self._detector.out,
+                "panic": self._panic.on,
             }
 
     def renew(self) -> None:

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from tests.agent import ACL_HCL, ROOT_TOKEN, ConsulAgent
+from tests.cli.invoking import forget_the_machine
 from tests.consul.fleet import Fleet
 from tests.consul.lying_proxy import LyingProxy, lying_proxy
 
@@ -51,7 +52,8 @@ def guarded(consul_bin: str, tmp_path: Path) -> Iterator[ConsulAgent]:
 
 
 @pytest.fixture
-def fleet(agent: ConsulAgent) -> Iterator[Fleet]:
+def fleet(agent: ConsulAgent, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Fleet]:
     """The servers of the service `echo` on the test's own agent; none yet."""
+    forget_the_machine(monkeypatch, tmp_path / "cache")
     with Fleet(agent) as fleet:
         yield fleet

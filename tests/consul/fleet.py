@@ -27,6 +27,8 @@ class Server(echo_pb2_grpc.EchoServicer):
     def __init__(self, name: str, version: str, port: int = 0) -> None:
         self.name, self.version = name, version
         self.arrivals: list[float] = []
+        self.metadata: dict[str, str | bytes] = {}
+        """Of the last call."""
         self.hang_up = threading.Event()
         self._pool = futures.ThreadPoolExecutor(16, thread_name_prefix=f"server-{name}")
         self.grpc = grpc.server(self._pool, options=[("grpc.so_reuseport", 0)])
@@ -52,8 +54,9 @@ class Server(echo_pb2_grpc.EchoServicer):
         """Wait for the first call."""
         eventually(lambda: self.arrivals, within)
 
-    def Unary(self, request: Request, _context: grpc.ServicerContext) -> Reply:
+    def Unary(self, request: Request, context: grpc.ServicerContext) -> Reply:
         self.arrivals.append(time.monotonic())
+        self.metadata = dict(context.invocation_metadata())
         if request.delay_ms:
             time.sleep(request.delay_ms / 1000)
         return Reply(message=request.message, served_by=self.name)

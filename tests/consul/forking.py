@@ -1,8 +1,8 @@
 """A process that forks once it is connected: `python -m tests.consul.forking URL HOW`.
 
-`HOW` says what there was before the fork: "mesh" alone, a "channel" on it, or a channel that was "called". Both
-processes call until `new` answers, and say in a line each by whom they were served, and how long they took to
-close. "ready" is said when the child has been served once.
+`HOW` says what there was before the fork: "mesh" alone, a "channel" on it, or a channel that was "called".
+Both processes call until `new` answers, and say in a line each by whom they were served and how long closing
+took. "ready" is said when the child has been served once.
 """
 
 from __future__ import annotations

@@ -1,5 +1,7 @@
-"""A process that has only just begun: `python -m tests.consul.newcomer URL` connects, calls once, and says how
-that went, as JSON."""
+"""A process that has only just begun: `python -m tests.consul.newcomer URL`.
+
+It connects, calls once, closes, and says as JSON how that went.
+"""
 
 from __future__ import annotations
 

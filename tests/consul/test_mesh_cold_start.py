@@ -1,4 +1,4 @@
-"""A mesh that begins while Consul is down, hung or out of reach: from the disk, or with patience; and how it ends."""
+"""A mesh that begins while Consul is down, hung or out of reach, from the disk or in patience."""
 
 from __future__ import annotations
 
@@ -19,6 +19,7 @@ import pytest
 
 import proxyless
 from tests.agent import CHECKOUT, ConsulAgent
+from tests.consul.callers import Callers
 from tests.consul.fleet import Fleet, called, clean, connected, eventually, stub
 
 FIRST_CALL = 2.5
@@ -47,7 +48,7 @@ def saved_at(file: Path) -> float:
     return float(json.loads(file.read_text().partition("\n")[0])["saved_at"])
 
 
-def refused(mesh: proxyless.Mesh, timeout: float = 0.4) -> proxyless.MeshRpcError:
+def refused(mesh: proxyless.Mesh, timeout: float = 0.15) -> proxyless.MeshRpcError:
     """How a call ends that can't be made, at its deadline."""
     started = time.monotonic()
     with pytest.raises(proxyless.MeshRpcError) as caught:
@@ -82,7 +83,7 @@ def test_a_process_that_starts_without_consul_serves_from_the_disk(
 def test_what_came_from_the_disk_gives_way_to_what_consul_says(
     agent: ConsulAgent, fleet: Fleet, known: Path
 ) -> None:
-    """Nothing is written back meanwhile, or an old state would look new; once confirmed it is, and is as new as that."""
+    """Not written back before Consul has confirmed it: an old state must not look new."""
     agent.pause()
     before = [saved_at(file) for file in files(known)]
     with connected(agent, known) as mesh:
@@ -97,6 +98,25 @@ def test_what_came_from_the_disk_gives_way_to_what_consul_says(
         )
         fleet.split(1, 0)
         eventually(lambda: called(stub(mesh)) == "old", within=2)
+
+
+def test_what_came_from_the_disk_is_kept_when_consul_comes_up_empty(
+    agent: ConsulAgent, fleet: Fleet, known: Path
+) -> None:
+    """Both were restarted: nothing is dropped until Consul is filled again, and that is seen at once."""
+    agent.kill9()
+    with connected(agent, known) as mesh, Callers(mesh) as callers:
+        callers.until_served(20)
+        agent.start()
+        eventually(lambda: set(mesh.status()["suspicious"]) == {"documents", "echo"})
+        empty = time.monotonic()
+        callers.until_served(50, since=empty)
+        assert set(callers.served()) == {"new"}
+        fleet.again()
+        eventually(lambda: clean(mesh))
+        edited = fleet.split(1, 0)
+        callers.until_served(20, since=edited, by="old", within=2.0)
+    assert callers.lost == []
 
 
 def test_a_state_that_does_not_change_does_not_grow_old(
@@ -133,14 +153,14 @@ DAMAGES: dict[str, Callable[[Path], object]] = {
     "of another time": lambda file: _head(file, saved_at=time.time() - 25 * 3600),
     "of the future": lambda file: _head(file, saved_at=time.time() + 25 * 3600),
     "of another version": lambda file: _head(file, format="proxyless-cache/2"),
-    "a folder": lambda file: (file.unlink(), file.mkdir()),
+    "a folder": lambda file: file.rename(file.with_name("kept")).parent.joinpath(file.name).mkdir(),
     "gone": lambda file: file.unlink(),
 }
 
 
 @pytest.mark.parametrize("which", ["documents", "endpoints"])
 def test_a_snapshot_that_cannot_be_believed_is_not(agent: ConsulAgent, known: Path, which: str) -> None:
-    """Broken or old in whatever way, documents or endpoints: calls wait, and end at their deadline as `not_ready`."""
+    """Broken or old in whatever way: calls wait, and end at their deadline as `not_ready`."""
     agent.kill9()
     documents, endpoints = files(known)
     file = documents if which == "documents" else endpoints
@@ -227,7 +247,7 @@ def refusing() -> Iterator[str]:
 def test_neither_connecting_nor_closing_waits_for_a_consul_that_does_not_answer(
     consul_is: Callable[[], contextlib.AbstractContextManager[str]], tmp_path: Path
 ) -> None:
-    """`connect` returns in less than 2 s and `close` in 0.1 s, soon or late, and a call in between ends in time."""
+    """`connect` returns in less than 2 s, `close` in 0.1 s, and a call in between ends at its deadline."""
     with consul_is() as address:
         for pause in (0.0, 0.3):
             started = time.monotonic()
@@ -244,7 +264,7 @@ def test_neither_connecting_nor_closing_waits_for_a_consul_that_does_not_answer(
 
 @pytest.mark.parametrize("how", ["well", "hung", "dead"])
 def test_closing_is_prompt_while_consul_is(agent: ConsulAgent, fleet: Fleet, known: Path, how: str) -> None:
-    """In the middle of its queries, with something to be written to disk: less than 0.1 s, and no thread is left."""
+    """In the middle of its queries, with something to be written: within 0.1 s, and no thread is left."""
     mesh = connected(agent, known)
     assert called(stub(mesh)) == "new"
     fleet.split(1, 0)
@@ -281,7 +301,7 @@ def ours() -> list[str]:
 def test_a_forked_child_serves_and_follows_edits_on_its_own(
     agent: ConsulAgent, fleet: Fleet, tmp_path: Path, how: str
 ) -> None:
-    """Forked after `connect`, after a channel was made, after it was called: parent and child see the same edit."""
+    """Forked after `connect`, after a channel was made or called: parent and child see the same edit."""
     fleet.add("old")
     fleet.add("new", "v2")
     fleet.split(1, 0)

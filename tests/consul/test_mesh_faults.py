@@ -5,8 +5,9 @@ from __future__ import annotations
 import json
 import time
 import uuid
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -27,8 +28,10 @@ RECOVERED = 2.0
 
 @pytest.fixture
 def short_waits(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A hung agent is noticed after a query's wait, a refused token is tried again after 5 s: too long here."""
-    monkeypatch.setitem(ConsulSource.__init__.__kwdefaults__, "wait", 1.0)
+    """A hung agent is noticed after a query's wait, a refused token tried again after 5 s: too long here."""
+    defaults = ConsulSource.__init__.__kwdefaults__
+    assert defaults is not None
+    monkeypatch.setitem(defaults, "wait", 1.0)
     monkeypatch.setitem(proxyless.control.watcher.FLOORS, 403, 0.5)
 
 
@@ -174,6 +177,10 @@ GARBAGE: dict[str, str | bytes] = {
 }
 
 
+def has(look: Callable[[], dict[str, Any]], parts: dict[str, Any]) -> bool:
+    return parts.items() <= look().items()
+
+
 def test_garbage_in_kv(agent: ConsulAgent, fleet: Fleet, caplog: pytest.LogCaptureFixture) -> None:
     """Each kind is told in the status and in one log line, and changes nothing else; a good one then does."""
     key = "proxyless/v1/services/echo"
@@ -189,8 +196,8 @@ def test_garbage_in_kv(agent: ConsulAgent, fleet: Fleet, caplog: pytest.LogCaptu
         good = written()
         for kind, text in GARBAGE.items():
             agent.put_kv(key, text)
-            wanted = {"version": written(), "accepted": False, "in_effect": good}
-            eventually(lambda wanted=wanted: wanted.items() <= said(mesh).items())
+            rejected = {"version": written(), "accepted": False, "in_effect": good}
+            eventually(partial(has, partial(said, mesh), rejected))
             assert said(mesh)["errors"], kind
             served_on(callers, 10)
         time.sleep(1.5)  # more than a query's wait: what is told again is not logged again

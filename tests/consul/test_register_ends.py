@@ -200,7 +200,7 @@ def test_a_forked_child_leaves_nothing_that_is_its_parents(agent: ConsulAgent) -
         + """
 import os, signal, sys, time
 registration = proxyless.register(server, "parent", port=port, drain=0.1)
-ready = registration.ready(5)
+ready = registration.ready(30)
 def child(do):
     pid = os.fork()
     if pid:

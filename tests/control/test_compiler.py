@@ -7,8 +7,7 @@ import time
 
 import pytest
 
-from proxyless.model.documents import MeshDocument, ServiceDocument
-from proxyless.model.quantities import Duration
+from proxyless.model.documents import MeshDocument
 from proxyless.model.snapshot import ClusterKey, Snapshot
 from proxyless.model.topology import Endpoint, Watched
 from proxyless.model.traffic import DEFAULTS, LoadBalancer, TrafficPolicy, overlay
@@ -344,11 +343,3 @@ def test_ten_thousand_endpoints_are_compiled_within_a_second() -> None:
     snapshot = world.snapshot()
     assert time.perf_counter() - started < 1.0
     assert len(snapshot.clusters[ClusterKey("web", "odd")].nodes) == 4999
-
-
-def test_values_of_a_document_are_checked_when_they_are_built_in_python_too() -> None:
-    """One rule, two doors: the compiler can rely on a document whoever made it."""
-    with pytest.raises(ValueError, match=r"routes\[1\].name"):
-        ServiceDocument(routes=(document("routes: [{name: a}]").routes[0],) * 2)
-    with pytest.raises(ValueError, match="must be 10ms to 5m"):
-        type(DEFAULTS.connection)(connect_timeout=Duration(0))

@@ -186,6 +186,14 @@ def test_durations_have_units(text: str, seconds: float) -> None:
     assert Duration.parse(str(duration)) == pytest.approx(seconds)
 
 
+def test_values_of_a_document_are_checked_when_they_are_built_in_python_too() -> None:
+    """One rule, two doors: whoever makes a document, the compiler can rely on it."""
+    with pytest.raises(ValueError, match=r"routes\[1\].name"):
+        ServiceDocument(routes=(document("routes: [{name: a}]").routes[0],) * 2)
+    with pytest.raises(ValueError, match="must be 10ms to 5m"):
+        Connection(connect_timeout=Duration(0))
+
+
 # --- what isn't done yet ---
 
 WRITTEN: dict[tuple[str | int, ...], str] = {

@@ -46,8 +46,7 @@ def problems(value: Any, schema: Any, root: Any, at: str = "") -> list[str]:
             case "$ref":
                 found += problems(value, root["$defs"][meaning.rsplit("/", 1)[1]], root, at)
             case "anyOf":
-                tried = [problems(value, option, root, at) for option in meaning]
-                found += min(tried, key=len)
+                found += sorted((problems(value, option, root, at) for option in meaning), key=len)[0]
             case "items":
                 for index, item in enumerate(value):
                     found += problems(item, meaning, root, f"{at}[{index}]")

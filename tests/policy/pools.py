@@ -26,16 +26,23 @@ AS_WRITTEN = OutlierDetection(
     failure_percentage=FailurePercentage(threshold=85, minimum_hosts=5, request_volume=50),
     probation=Probation(requests=1),
 )
-ONLY_CONSECUTIVE = replace(AS_WRITTEN, success_rate=None, failure_percentage=None)
-ONLY_RATES = replace(AS_WRITTEN, consecutive5xx=0)
-NOTHING = replace(ONLY_CONSECUTIVE, consecutive5xx=0)
+
+
+def edited(settings: OutlierDetection, **changes: Any) -> OutlierDetection:
+    """Other settings; a rule that is None is off."""
+    return replace(settings, **changes)
+
+
+ONLY_CONSECUTIVE = edited(AS_WRITTEN, success_rate=None, failure_percentage=None)
+ONLY_RATES = edited(AS_WRITTEN, consecutive5xx=0)
+NOTHING = edited(ONLY_CONSECUTIVE, consecutive5xx=0)
 
 
 class Pool:
     """`size` endpoints and their detector, begun at instant 0."""
 
     def __init__(self, size: int, settings: OutlierDetection = ONLY_CONSECUTIVE, **changes: Any) -> None:
-        self.settings = replace(settings, **changes)
+        self.settings = edited(settings, **changes)
         self.detector = Detector(self.settings, 0.0)
         self.hosts = [Outlier(self.settings) for _ in range(size)]
         self.detector.adopt(self.hosts)

@@ -1,8 +1,7 @@
-"""Outlier detection in any order of events: hypothesis plays a destination, and a plain model keeps the books."""
+"""Outlier detection in any order of events: hypothesis plays a destination, a plain model keeps the books."""
 
 from __future__ import annotations
 
-from dataclasses import replace
 from fractions import Fraction
 from math import ceil
 from typing import Any
@@ -14,7 +13,7 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 from proxyless.model.codes import Code
 from proxyless.model.traffic import FailurePercentage, Probation, SuccessRate
 from proxyless.policy.outlier import EJECTED, HEALTHY, PROBING, SERVER_ERRORS, Detector, Outlier
-from tests.policy.pools import AS_WRITTEN
+from tests.policy.pools import AS_WRITTEN, edited
 
 CODES = st.sampled_from((Code.OK, Code.OK, Code.NOT_FOUND, Code.UNAVAILABLE, Code.UNAVAILABLE, Code.INTERNAL))
 WHICH = st.integers(0, 99)
@@ -54,7 +53,7 @@ class Destination(RuleBasedStateMachine):
         split: bool,
         rates: bool,
     ) -> None:
-        self.settings = replace(
+        self.settings = edited(
             AS_WRITTEN,
             consecutive5xx=run,
             consecutive_gateway_errors=gateway,
@@ -180,7 +179,7 @@ class Destination(RuleBasedStateMachine):
     def is_edited(self, run: int, percent: int) -> None:
         """Other limits; nobody's ejection is forgotten."""
         out = [host for host in self.hosts if host.out]
-        self.settings = replace(self.settings, consecutive5xx=run, max_ejection_percent=percent)
+        self.settings = edited(self.settings, consecutive5xx=run, max_ejection_percent=percent)
         self.detector.configure(self.settings, self.now)
         assert out == [host for host in self.hosts if host.out]
 
@@ -207,10 +206,18 @@ class Destination(RuleBasedStateMachine):
         most = max(1, ceil(longest / base)) if base else 1
         assert self.detector.out == sum(host.out for host in self.hosts) >= 0
         for host in self.hosts:
-            counters = (host.successes, host.errors, host.unreached, host.run, host.gateway_run, host.local_run)
+            counters = (
+                host.successes,
+                host.errors,
+                host.unreached,
+                host.run,
+                host.gateway_run,
+                host.local_run,
+            )
             assert min(counters) >= 0
             assert 0 <= host.times <= most
-            assert host.passed < self.settings.probation.requests
+            assert host.passed <= self.settings.probation.requests
+            assert host.passed < self.settings.probation.requests or not host.out
             assert (host in self.probes) == bool(host.ticket), "one probe under way, or none"
             if host.out:
                 assert host.times >= 1

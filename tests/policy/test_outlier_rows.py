@@ -1,4 +1,4 @@
-"""The peers' table of outlier detection (09): Envoy's, gRPC's in three languages, as far as ours is theirs."""
+"""The peers' table of outlier detection (09): Envoy's and gRPC's, as far as ours is theirs."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ from tests.policy.rows import rows
 NOT_OURS = {
     "envoy-defaults": "defaults are the documents' (model/traffic.py); this policy has none",
     "grpc-defaults": "as above",
-    "envoy-max-below-base-rejected": "documents are laid over each other field by field, so the pair may come "
-    "from two; the cap holds (test_outlier.py: no ejection is longer than the longest)",
+    "envoy-max-below-base-rejected": "documents are laid over each other field by field, so the pair may "
+    "come from two; the cap holds (test_outlier.py: no ejection is longer than the longest)",
     "envoy-ejection-time-not-aligned": "ours ends at its exact instant: 305 s are 305 and not 310",
     "envoy-max-percent-zero-hosts-not-allowed": "the contract lets one go unless the percentage is 0",
     "sr-enforcement-0": "the contract has no enforcement percentages",
@@ -30,7 +30,9 @@ NOT_OURS = {
 
 
 def spreads(given: Mapping[str, Any], expect: Mapping[str, Any]) -> None:
-    assert spread(given["values"]) == (expect["mean"], pytest.approx(expect["stdev"]))
+    mean, deviation = spread(given["values"])
+    assert mean == expect["mean"]
+    assert deviation == pytest.approx(expect["stdev"])
 
 
 def returns_in_time(given: Mapping[str, Any], expect: Mapping[str, Any]) -> None:

@@ -14,8 +14,8 @@ from proxyless.server.http import asgi_deadlines, grpc_timeout, milliseconds, ws
 
 NS = 1e-9
 
-# vectors/14, decode-*: grpc/grpc-go internal/transport/http_util_test.go, TestDecodeTimeout; in nanoseconds, None
-# for what is not valid. Those of more than 1e8 s are no bound to us.
+# vectors/14, decode-*: grpc/grpc-go internal/transport/http_util_test.go, TestDecodeTimeout; in nanoseconds,
+# None for what is not valid. Those of more than 1e8 s are no bound to us.
 DECODED = [
     ("00000001n", 1),
     ("00000010m", 10_000_000),
@@ -143,7 +143,7 @@ async def test_an_expired_request_to_an_asgi_application_is_answered_504(headers
 
 
 async def test_an_expired_grpc_request_over_asgi_is_answered_in_its_language() -> None:
-    """As gRPC over HTTP/2 has it for "calls that produce an immediate error": trailers only, with HTTP's 200."""
+    """Trailers only, with HTTP's 200: "for calls that produce an immediate error" (gRPC over HTTP/2)."""
     app = Asgi()
     await app.request([("content-type", "application/grpc-web+proto"), ("grpc-timeout", "0S")])
     start, body = app.sent

@@ -1,13 +1,14 @@
 """Servers for storms: what stands behind an address, and a driver that sends there.
 
-A server answers when it can, which for a queue depends on who came before: so it is given the attempt and a way
-to answer, and answers in its own time. The wire keeps the attempt's deadline, and an answer after it goes nowhere.
+A server answers when it can, which for a queue depends on who came before: so it is given the attempt and a
+way to answer, and answers in its own time. The wire keeps the attempt's deadline; an answer after it is lost.
 """
 
 from __future__ import annotations
 
 from collections import Counter, deque
 from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from heapq import heapify
 from typing import Any, TypeAlias
 
@@ -49,16 +50,25 @@ class Internet(Simulation):
 
     def steadily(self, rate: float, start: float, seconds: float, begin: Callable[[], object]) -> None:
         """`rate` calls a second from `start` seconds after the story began."""
-        for number in range(round(rate * seconds)):
-            self.at(START + start + number / rate, begin)
 
-    def stall(self, at: float, seconds: float) -> None:
-        """The process is not run for a while (GIL, collector, host): all that was due happens afterwards, in order."""
+        def happens() -> None:
+            begin()
+
+        for number in range(round(rate * seconds)):
+            self.at(START + start + number / rate, happens)
+
+    def stall(self, at: float, seconds: float, in_order: bool = True) -> None:
+        """The process is not run for a while (a held GIL, a collection): what was due then happens at once.
+
+        `in_order`: as the wire's own threads wrote it down. Else what was due last is seen first.
+        """
         begin, end = START + at, START + at + seconds
 
         def late() -> None:
             self._heap = [
-                (end + (when - begin) * 1e-9 if when < end else when, serial, happens)
+                (end + (when - begin if in_order else end - when) * 1e-6, serial, happens)
+                if when < end
+                else (when, serial, happens)
                 for when, serial, happens in self._heap
             ]
             heapify(self._heap)
@@ -84,7 +94,9 @@ class Internet(Simulation):
         self.attempts.append((now, address))
         if call.rpc.deadline is not None:
             self._later(call, call.rpc.deadline, LATE)
-        self.servers[address](call.rpc, lambda outcome: self._resume(call, outcome) if call.turn == turn else None)
+        self.servers[address](
+            call.rpc, lambda outcome: self._resume(call, outcome) if call.turn == turn else None
+        )
 
     def _end(self, call: Call, outcome: Outcome) -> None:
         super()._end(call, outcome)
@@ -94,7 +106,7 @@ class Internet(Simulation):
 
 
 class Steady:
-    """Answers with `outcome` after `seconds`, however many ask: change either while it runs; None answers never."""
+    """Answers with `outcome` after `seconds`, however many ask; None never does."""
 
     def __init__(self, net: Internet, seconds: float = 0.01) -> None:
         self.net = net
@@ -115,33 +127,30 @@ class Queue:
 
     def __init__(self, net: Internet, rate: float, drops: bool) -> None:
         self.net, self.rate, self.drops = net, rate, drops
-        self.served = 0
-        self._waiting: deque[tuple[Rpc, float | None, Answered]] = deque()
+        self._queue: deque[tuple[float | None, Answered]] = deque()
         self._busy = False
 
     def __call__(self, rpc: Rpc, answered: Answered) -> None:
-        self._waiting.append((rpc, rpc.deadline, answered))
+        self._queue.append((rpc.deadline, answered))
         if not self._busy:
             self._next()
 
     def _next(self) -> None:
         self._busy = False
-        while self._waiting:
-            _, deadline, answered = self._waiting.popleft()
-            if self.drops and deadline is not None and deadline <= self.net.clock.now:
-                continue
-            self._busy = True
-            self.net.at(self.net.clock.now + 1 / self.rate, lambda: self._done(answered))
-            return
+        while self._queue:
+            deadline, answered = self._queue.popleft()
+            if not (self.drops and deadline is not None and deadline <= self.net.clock.now):
+                self._busy = True
+                self.net.at(self.net.clock.now + 1 / self.rate, partial(self._done, answered))
+                return
 
     def _done(self, answered: Answered) -> None:
-        self.served += 1
         answered(OK)
         self._next()
 
 
 class Fleet:
-    """One caller's mesh, the service `web` that it calls, and steady servers behind it, named by their number."""
+    """One caller's mesh, the service `web` that it calls, and steady servers behind it, numbered."""
 
     def __init__(self, seed: int, size: int, text: str = "", seconds: float = 0.01) -> None:
         self.net = Internet(seed)

@@ -1,4 +1,4 @@
-"""The fixture of the wire tests."""
+"""The fixtures of the wire tests."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.wire.chain import Build, Chain
 from tests.wire.ways import Net
 
 
@@ -17,3 +18,17 @@ def net(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Net]:
     net = Net(tmp_path)
     yield net
     net.close()
+
+
+@pytest.fixture
+def build(tmp_path: Path) -> Iterator[Build]:
+    """Makes a chain of three services, closed with the test; a handler left at work fails it."""
+    chains = []
+
+    def make(*kinds: str, reserve: float = 0.0) -> Chain:
+        chains.append(Chain(tmp_path, *kinds, reserve=reserve))
+        return chains[-1]
+
+    yield make
+    for chain in chains:
+        chain.close()

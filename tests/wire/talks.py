@@ -6,7 +6,6 @@ A blocking call with one response has no handle: it is made when its end is aske
 from __future__ import annotations
 
 import asyncio
-import gc
 from collections.abc import Coroutine
 from typing import Any, NamedTuple
 
@@ -169,7 +168,6 @@ class AioTalk:
         self._do(self._loop.shutdown_asyncgens())
         self._do(asyncio.sleep(0))
         self._loop.close()
-        gc.collect()
 
 
 def talk(net: Net, way: str, style: str, method: str, *requests: Request, **options: Any) -> SyncTalk | AioTalk:

@@ -1,0 +1,188 @@
+"""Trying again: what is, what is not, when, and who pays for it."""
+
+from __future__ import annotations
+
+import pytest
+
+from proxyless.model.codes import Code
+from proxyless.script import OK, OPEN, Metadata, Outcome, Rpc
+from proxyless.stack import ENTRY
+from tests.fakes import START, UNAVAILABLE, UNREACHABLE, Reply, Simulation, play
+from tests.worlds import WEB, Known, document, rpc
+
+NEVER = Reply(OK, after=3600.0)
+
+
+def retrying(retry: str, more: str = "", names: str = "abc") -> Known:
+    """A service on these endpoints whose route has this retry policy."""
+    world = Known().lives("web", *(f"{name}:1" for name in names))
+    world.services["web"] = document(f"routes: [{{retry: {{{retry}}}}}]\n{more}")
+    return world
+
+
+def test_a_failed_call_is_made_again_on_somebody_else() -> None:
+    """The first pick of all would be a each time: the dice show 0."""
+    effects, outcome = play(ENTRY, rpc(retrying("attempts: 2").snapshot()), a=UNAVAILABLE, b=UNAVAILABLE)
+    assert [effect for effect in effects if effect.startswith("send")] == ["send a", "send b", "send c"]
+    assert outcome is OK
+
+
+def test_attempts_counts_retries_and_the_last_failure_is_the_call_s() -> None:
+    """`attempts: 2` is three tries at most, and the error passes unchanged."""
+    last = Outcome(Code.UNAVAILABLE, "the third")
+    effects, outcome = play(
+        ENTRY, rpc(retrying("attempts: 2", names="a").snapshot()), a=[UNAVAILABLE, UNAVAILABLE, last, OK]
+    )
+    assert effects.count("send a") == 3
+    assert outcome is last
+
+
+@pytest.mark.parametrize(
+    ("on", "answer", "tries"),
+    [
+        ("[unavailable]", UNAVAILABLE, 2),
+        ("[unavailable]", Outcome(Code.INTERNAL), 1),
+        ("[internal]", Outcome(Code.INTERNAL), 2),
+        ("[5xx]", Outcome(Code.DATA_LOSS), 2),
+        ("[5xx]", Outcome(Code.NOT_FOUND), 1),
+        ("[connect-failure]", UNREACHABLE, 2),
+        ("[connect-failure]", UNAVAILABLE, 1),
+    ],
+)
+def test_what_is_tried_again_is_what_the_policy_names(on: str, answer: Outcome, tries: int) -> None:
+    """gRPC codes and Envoy's words."""
+    effects, _ = play(ENTRY, rpc(retrying(f"attempts: 1, on: {on}", names="a").snapshot()), a=answer)
+    assert effects.count("send a") == tries
+
+
+def test_what_is_committed_is_never_tried_again() -> None:
+    """A stream that has begun: "when an RPC becomes committed … no subsequent attempts" - gRFC A6"""
+    broken = Outcome(Code.UNAVAILABLE, "broke", committed=True)
+    effects, outcome = play(
+        ENTRY, rpc(retrying("attempts: 2").snapshot()), a=Reply(OPEN, end=broken, lasts=1.0)
+    )
+    assert (effects, outcome) == (["send a", "drain"], broken)
+
+
+def test_a_request_that_can_t_be_sent_again_is_tried_again_only_if_nothing_was_sent() -> None:
+    """A stream of requests is gone once it was read."""
+    snapshot = retrying("attempts: 1, on: [unavailable, connect-failure]").snapshot()
+    assert play(ENTRY, rpc(snapshot, replayable=False), a=UNAVAILABLE)[1] is UNAVAILABLE
+    assert play(ENTRY, rpc(snapshot, replayable=False), a=UNREACHABLE)[1] is OK
+
+
+def test_each_attempt_has_its_own_time_within_the_call_s() -> None:
+    """A per-try timeout is tried again where the policy says so; the call's own is the end."""
+    world = retrying(
+        "attempts: 3, perTryTimeout: 250ms, on: [deadline-exceeded], backoff: {base: 1ms, max: 1ms}"
+    )
+    simulation = Simulation(world.snapshot())
+    simulation.behaviours.update(a=NEVER, b=NEVER, c=NEVER)
+    call = simulation.call(ENTRY, rpc(simulation.snapshot, timeout=0.6))
+    simulation.run()
+    assert call.effects == ["send a", "send b", "send c"]
+    assert call.outcome is not None
+    assert (call.outcome.code, call.ended_at) == (Code.DEADLINE_EXCEEDED, START + 0.6)
+
+
+def test_a_per_try_timeout_is_not_tried_again_where_the_policy_names_none() -> None:
+    """By default only what is known not to have been done is tried again."""
+    effects, outcome = play(ENTRY, rpc(retrying("attempts: 3, perTryTimeout: 250ms").snapshot()), a=NEVER)
+    assert (effects, outcome.code) == (["send a"], Code.DEADLINE_EXCEEDED)
+
+
+def test_no_retry_waits_past_the_deadline() -> None:
+    """Without time for another attempt the failure is told at once (vector no-retry-when-deadline-spent)."""
+    world = retrying("attempts: 3, backoff: {base: 100ms, max: 100ms}")
+    simulation = Simulation(world.snapshot())
+    simulation.behaviours["a"] = Reply(UNAVAILABLE, after=0.15)
+    call = simulation.call(ENTRY, rpc(simulation.snapshot, timeout=0.2, rng=iter([0.0, 0.0, 0.9]).__next__))
+    simulation.run()
+    assert (call.effects, call.outcome, call.ended_at) == (["send a"], UNAVAILABLE, START + 0.15)
+
+
+def test_the_server_may_say_when_or_never() -> None:
+    """`grpc-retry-pushback-ms` replaces the backoff; a negative one ends it (gRFC A6)."""
+
+    def says(milliseconds: str) -> Outcome:
+        return Outcome(Code.UNAVAILABLE, "busy", trailers=(("grpc-retry-pushback-ms", milliseconds),))
+
+    snapshot = retrying("attempts: 2").snapshot()
+    assert play(ENTRY, rpc(snapshot), a=says("1500"))[0] == ["send a", "sleep 1.5", "send b"]
+    assert play(ENTRY, rpc(snapshot), a=says("-1"))[0] == ["send a"]
+
+
+def test_attempts_are_counted_in_their_metadata() -> None:
+    """ "grpc-previous-rpc-attempts: N", absent on the first; the caller's own metadata stays (gRFC A6)."""
+    seen: list[Metadata | None] = []
+
+    def answers(attempt: Rpc) -> Outcome:
+        seen.append(attempt.metadata)
+        return UNAVAILABLE
+
+    play(ENTRY, rpc(retrying("attempts: 2", names="a").snapshot(), metadata=(("k", "v"),)), a=answers)
+    count = "grpc-previous-rpc-attempts"
+    assert seen == [(("k", "v"),), (("k", "v"), (count, "1")), (("k", "v"), (count, "2"))]
+
+
+def test_the_budget_pays_for_retries_and_only_what_needs_none_pays_in() -> None:
+    """A total outage starves retries: after the reserve of 1/s over 10 s there is none left."""
+    world = retrying(
+        "attempts: 3", "trafficPolicy: {retryBudget: {ratio: 0.2, minRetriesPerSecond: 1, ttl: 10s}}", "a"
+    )
+    snapshot = world.snapshot()
+    state = snapshot.clusters[WEB].state
+    for _ in range(50):
+        play(ENTRY, rpc(snapshot), a=UNAVAILABLE)
+    assert (state.status(START)["retries"], state.status(START)["retries_left"]) == (10, 0)
+    assert (
+        state.status(START)["retries_denied"] == 50 - 3
+    )  # three calls had three retries, the fourth had one
+    for _ in range(5):
+        play(ENTRY, rpc(snapshot), a=OK)
+    assert state.status(START)["retries_left"] == 1
+
+
+def test_so_many_retries_at_a_time_and_no_more() -> None:
+    """`limits.maxRetries`: a retry that waits for its turn is one."""
+    world = retrying(
+        "attempts: 1, backoff: {base: 1s, max: 1s}", "trafficPolicy: {limits: {maxRetries: 1}}", "a"
+    )
+    simulation = Simulation(world.snapshot())
+    simulation.behaviours["a"] = [UNAVAILABLE, UNAVAILABLE, OK]
+    first, second = (simulation.call(ENTRY, rpc(simulation.snapshot, rng=lambda: 0.5)) for _ in range(2))
+    third = simulation.call(ENTRY, rpc(simulation.snapshot, now=START + 1))
+    simulation.run()
+    assert first.effects == ["send a", "sleep 0.5", "send a"]
+    assert (second.effects, second.outcome) == (["send a"], UNAVAILABLE)
+    assert third.outcome is OK
+
+
+@pytest.mark.parametrize("when", [0.0, 0.25, 0.75], ids=["first attempt", "backoff", "second attempt"])
+def test_a_caller_who_walks_away_frees_the_place_of_its_retry(when: float) -> None:
+    """Whatever it was doing; else `maxRetries` would fill up with the dead."""
+    world = retrying(
+        "attempts: 1, backoff: {base: 1s, max: 1s}", "trafficPolicy: {limits: {maxRetries: 1}}", "a"
+    )
+    simulation = Simulation(world.snapshot())
+    simulation.behaviours["a"] = [UNAVAILABLE, NEVER, UNAVAILABLE, OK]
+    gone = simulation.call(ENTRY, rpc(simulation.snapshot, rng=lambda: 0.5))
+    simulation.at(START + when, lambda: simulation.abandon(gone))
+    simulation.run(until=START + 0.9)
+    simulation.behaviours["a"] = [UNAVAILABLE, OK]
+    call = simulation.call(ENTRY, rpc(simulation.snapshot, rng=lambda: 0.5, now=START + 1))
+    simulation.run()
+    assert call.effects == ["send a", "sleep 0.5", "send a"]
+    assert call.outcome is OK
+
+
+def test_a_retry_keeps_away_from_an_ejected_node_even_where_it_has_tried_the_other() -> None:
+    """The one in rotation may have failed by accident; of the other it is known."""
+    world = retrying("attempts: 1, backoff: {base: 1ms, max: 1ms}", names="ab")
+    snapshot = world.snapshot()
+    for _ in range(5):
+        snapshot.clusters[WEB].state.record(world.nodes.all()[0], Code.INTERNAL, False, START)
+    assert world.told == [("ejected", "a:1", "consecutive_5xx")]
+    effects, outcome = play(ENTRY, rpc(snapshot), b=[UNAVAILABLE, OK])
+    assert [effect for effect in effects if effect.startswith("send")] == ["send b", "send b"]
+    assert outcome is OK

@@ -1,0 +1,72 @@
+"""The wait before a retry: full jitter within bounds that double, and what servers say about it."""
+
+from __future__ import annotations
+
+from math import nextafter
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from proxyless.policy.backoff import next_delay, pushback
+
+LAST = nextafter(1.0, 0.0)
+
+
+@pytest.mark.parametrize(
+    ("failed", "bound"), [(1, 0.025), (2, 0.05), (3, 0.1), (4, 0.2), (5, 0.25), (6, 0.25), (10, 0.25)]
+)
+def test_the_ranges_double_up_to_the_longest(failed: int, bound: float) -> None:
+    """[0, 25), [0, 50), [0, 100), [0, 200), [0, 250) ms: Envoy's JitteredExponentialBackOffStrategy."""
+    dice = iter((0.0, 0.5, LAST))
+    least, half, most = (next_delay(0.025, 0.25, 10, failed, 0.0, lambda: next(dice)) for _ in range(3))
+    assert (least, half) == (0.0, bound / 2)
+    assert most is not None
+    assert bound * 0.999 < most < bound
+
+
+@pytest.mark.parametrize(("attempts", "failed"), [(0, 1), (2, 3), (10, 11)])
+def test_after_the_last_retry_there_is_no_wait(attempts: int, failed: int) -> None:
+    """`attempts` counts retries after the first try: two of them are over when three tries have failed."""
+    assert next_delay(0.025, 0.25, attempts, failed, 0.0, lambda: 0.5) is None
+    if attempts:
+        assert next_delay(0.025, 0.25, attempts, failed - 1, 0.0, lambda: 0.5) is not None
+
+
+@given(
+    st.floats(0, 3600),
+    st.floats(0, 3600),
+    st.integers(1, 10),
+    st.integers(1, 12),
+    st.floats(0, 1, exclude_max=True),
+)
+def test_no_wait_is_longer_than_its_range(
+    base: float, more: float, attempts: int, failed: int, draw: float
+) -> None:
+    """Whatever a document says: 0 to min(base * 2 ** (n - 1), max), until the attempts are used up."""
+    delay = next_delay(base, base + more, attempts, failed, 0.0, lambda: draw)
+    assert (delay is None) is (failed > attempts)
+    if delay is not None:
+        assert 0 <= delay <= min(base * 2 ** (failed - 1), base + more)
+
+
+@pytest.mark.parametrize(
+    ("trailers", "says"),
+    [
+        ((), None),
+        (None, None),
+        ((("x", "1"),), None),
+        ((("grpc-retry-pushback-ms", "0"),), 0.0),
+        ((("grpc-retry-pushback-ms", "250"),), 0.25),
+        ((("x", "1"), ("grpc-retry-pushback-ms", "2147483647")), 2147483.647),
+        ((("grpc-retry-pushback-ms", "2147483648"),), -1.0),
+        ((("grpc-retry-pushback-ms", "-1"),), -1.0),
+        ((("grpc-retry-pushback-ms", "soon"),), -1.0),
+        ((("grpc-retry-pushback-ms", ""),), -1.0),
+    ],
+)
+def test_a_server_says_when_to_come_back_or_never(
+    trailers: tuple[tuple[str, str], ...] | None, says: float | None
+) -> None:
+    """ "negative or unparseable … not to retry at all" - gRFC A6; more than an int32 is unparseable."""
+    assert pushback(trailers) == says

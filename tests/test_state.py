@@ -1,0 +1,350 @@
+"""State has one home, and its books balance: whatever happens in whatever order, nobody counts for ever."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import suppress
+from functools import partial
+from typing import Any
+
+import hypothesis.strategies as st
+import pytest
+from hypothesis import settings
+from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
+
+from proxyless.model.codes import Code
+from proxyless.script import OK, OPEN, Drain, Outcome, Rpc, Script, Send, Sleep
+from proxyless.stack import ENTRY
+from proxyless.state import DestinationState, Node
+from tests.fakes import START, UNAVAILABLE, UNREACHABLE
+from tests.worlds import WEB, Known, document, rpc
+
+EVERYTHING = """
+routes:
+- name: all
+  timeout: 60s
+  rateLimit: {requestsPerSecond: 1000000, burst: 1000000}
+  fault: {delay: {percent: 50, fixed: 1s}}
+  retry: {attempts: 2, perTryTimeout: 9s, on: [5xx], backoff: {base: 1s, max: 1s}}
+trafficPolicy:
+  limits: {maxRequests: 3, maxPendingRequests: 2, maxRetries: 1}
+  circuitBreaker: {minimumRequests: 4, openFor: 2s, halfOpenRequests: 2}
+  outlierDetection: {consecutive5xx: 2, baseEjectionTime: 1s}
+  retryBudget: {minRetriesPerSecond: 1000}
+"""
+
+
+def at_rest(world: Known, state: DestinationState) -> None:
+    """Nothing is under way, by any counter there is."""
+    status = state.status(world.now)
+    assert (status["requests"], status["pending"]) == (0, 0)
+    assert state._limits.retries.used == 0
+    assert [(node.inflight, node.outlier.ticket) for node in world.nodes.all()] == [(0, 0)] * len(world.nodes)
+
+
+class Destination(RuleBasedStateMachine):
+    """What filters do to a destination and its nodes, by many calls at once."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.world = Known().lives("web", "a:1", "b:1", "c:1")
+        self.world.services["web"] = document(EVERYTHING)
+        self.state: Any = self.world.snapshot().clusters[WEB].state
+        self.under_way: list[tuple[Node, int]] = []
+        self.inside = self.queued = self.retrying = 0
+        self.admitted: list[int] = []
+
+    @property
+    def now(self) -> float:
+        return self.world.now
+
+    @rule(seconds=st.sampled_from((0.1, 1.0, 10.0)))
+    def wait(self, seconds: float) -> None:
+        self.world.now += seconds
+
+    @rule(which=st.integers(0, 2))
+    def begin(self, which: int) -> None:
+        node = self.world.nodes.all()[which]
+        ticket = self.state.probe(node, self.now)
+        if ticket is not None:
+            node.begin()
+            self.under_way.append((node, ticket))
+
+    @precondition(lambda self: self.under_way)
+    @rule(
+        which=st.integers(0, 99),
+        code=st.sampled_from((None, Code.OK, Code.NOT_FOUND, Code.INTERNAL, Code.INTERNAL)),
+    )
+    def done(self, which: int, code: int | None) -> None:
+        node, ticket = self.under_way.pop(which % len(self.under_way))
+        node.done(bool(code))
+        if ticket:
+            self.state.probed(node, ticket, code, self.now)
+        elif code is not None:
+            self.state.record(node, code, False, self.now)
+
+    @rule()
+    def enter(self) -> None:
+        room = self.inside < 3
+        assert self.state.enter() == room
+        self.inside += room
+
+    @precondition(lambda self: self.inside)
+    @rule()
+    def leave(self) -> None:
+        self.state.leave()
+        self.inside -= 1
+
+    @rule()
+    def queue(self) -> None:
+        room = self.queued < 2
+        assert self.state.queue() == room
+        self.queued += room
+
+    @precondition(lambda self: self.queued)
+    @rule()
+    def unqueue(self) -> None:
+        self.state.unqueue()
+        self.queued -= 1
+
+    @rule()
+    def withdraw(self) -> None:
+        granted = self.state.withdraw(self.now)
+        assert granted == (not self.retrying)
+        self.retrying += granted
+
+    @precondition(lambda self: self.retrying)
+    @rule()
+    def retried(self) -> None:
+        self.state.retried()
+        self.retrying -= 1
+
+    @rule()
+    def admit(self) -> None:
+        ticket = self.state.admit(self.now)
+        if ticket:
+            self.admitted.append(ticket)
+
+    @precondition(lambda self: self.admitted)
+    @rule(which=st.integers(0, 99), ok=st.sampled_from((True, False, None)))
+    def judge(self, which: int, ok: bool | None) -> None:
+        self.state.judge(self.admitted.pop(which % len(self.admitted)), ok, self.now)
+
+    @rule()
+    def another_snapshot(self) -> None:
+        """Nothing is edited: everybody keeps his history."""
+        before = self.world.nodes.all()
+        self.world.services["web"] = document(EVERYTHING)
+        snapshot = self.world.snapshot()
+        self.world.nodes.adopt(snapshot)
+        assert snapshot.clusters[WEB].state is self.state
+        assert list(snapshot.clusters[WEB].nodes) == before
+
+    @invariant()
+    def the_books_agree(self) -> None:
+        status = self.state.status(self.now)
+        assert (status["requests"], status["pending"]) == (self.inside, self.queued)
+        assert status["ejected"] == sum(node.outlier.out for node in self.world.nodes.all())
+        for node in self.world.nodes.all():
+            assert node.inflight == sum(one is node for one, _ in self.under_way) >= 0
+
+    def teardown(self) -> None:
+        """Everybody goes home."""
+        while self.under_way:
+            self.done(0, None)
+        while self.admitted:
+            self.judge(0, None)
+        for _ in range(self.inside):
+            self.state.leave()
+        for _ in range(self.queued):
+            self.state.unqueue()
+        for _ in range(self.retrying):
+            self.state.retried()
+        at_rest(self.world, self.state)
+
+
+Destination.TestCase.settings = settings(
+    max_examples=100, stateful_step_count=60, deadline=None, derandomize=True, database=None
+)
+TestDestination = Destination.TestCase
+
+
+# --- every way out of a call ---
+
+
+def stories() -> Iterator[list[Outcome]]:
+    """What the wire answers, attempt by attempt: streams are open first."""
+    for first in (OK, UNAVAILABLE, UNREACHABLE, OPEN, Outcome(Code.NOT_FOUND)):
+        for second in (OK, UNAVAILABLE, OPEN):
+            yield [first, second, UNAVAILABLE, OK]
+
+
+def drive(script: Script[Outcome], call: Rpc, answers: list[Outcome], steps: int) -> bool:
+    """Perform `steps` effects; whether the script is still going on."""
+    replies = iter(answers)
+    reply: Any = None
+    with suppress(StopIteration):
+        for _ in range(steps):
+            match script.send(reply):
+                case Send():
+                    reply = next(replies)
+                case Drain():
+                    reply = UNAVAILABLE
+                case Sleep(seconds=seconds):
+                    call.now += seconds
+                    reply = None
+                case _:
+                    reply = None
+        return True
+    return False
+
+
+def close(script: Script[Outcome]) -> None:
+    script.close()
+
+
+def throw(script: Script[Outcome]) -> None:
+    with pytest.raises(KeyboardInterrupt):
+        script.throw(KeyboardInterrupt())
+
+
+@pytest.mark.parametrize("leave", [close, throw])
+@pytest.mark.parametrize("lives", [("a:1", "b:1"), ()], ids=["two endpoints", "nobody there"])
+def test_a_call_may_end_at_any_step_and_leaves_every_counter_at_zero(
+    leave: Callable[[Script[Outcome]], None], lives: tuple[str, ...]
+) -> None:
+    """Never begun, abandoned or interrupted at each effect of a fully configured stack, or run to its end."""
+    ended = 0
+    longest = 0
+    for dice in (0.0, 0.6):
+        for answers in stories():
+            for steps in range(12):
+                world = Known().lives("web", *lives)
+                world.services["web"] = document(EVERYTHING)
+                snapshot = world.snapshot()
+                call = rpc(snapshot, rng=partial(float, dice), wait_for_ready=not lives)
+                script = ENTRY(call)
+                goes_on = drive(script, call, answers, steps)
+                if goes_on:
+                    leave(script)
+                    longest = max(longest, steps)
+                ended += not goes_on
+                at_rest(world, snapshot.clusters[WEB].state)  # type: ignore[arg-type]
+    assert ended > 0
+    assert longest >= (5 if lives else 2)
+
+
+@pytest.mark.parametrize("leave", [close, throw])
+def test_a_probe_and_a_half_open_call_may_end_at_any_step(leave: Callable[[Script[Outcome]], None]) -> None:
+    """The places of which there is only one or two."""
+    for steps in range(6):
+        world = Known().lives("web", "a:1")
+        world.services["web"] = document(EVERYTHING)
+        snapshot = world.snapshot()
+        state: Any = snapshot.clusters[WEB].state
+        for _ in range(4):
+            state.judge(state.admit(START), False, START)
+            state.record(world.nodes.all()[0], Code.INTERNAL, False, START)
+        assert (state.status(START)["breaker"], state.status(START)["ejected"]) == ("OPEN", 1)
+        for _ in range(5):
+            call = rpc(snapshot, now=START + 5)
+            script = ENTRY(call)
+            if drive(script, call, [UNAVAILABLE] * 3, steps):
+                leave(script)
+            at_rest(world, state)
+        assert state.admit(START + 60) > 0
+        assert state.probe(world.nodes.all()[0], START + 60) == world.nodes.all()[0].outlier.issued
+
+
+# --- edits, newcomers, forks ---
+
+
+def test_survivors_keep_their_history_and_who_comes_back_begins_anew() -> None:
+    """By address within a destination."""
+    world = Known().lives("web", "a:1", "b:1")
+    snapshot = world.snapshot()
+    world.nodes.adopt(snapshot)
+    a, b = snapshot.clusters[WEB].nodes
+    a.begin()
+    b.begin()
+    state = snapshot.clusters[WEB].state
+    for _ in range(5):
+        state.record(a, Code.INTERNAL, False, START)
+    without = world.lives("web", "a:1", "c:1").snapshot()
+    assert world.nodes.adopt(without) == [b]
+    assert without.clusters[WEB].nodes[0] is a
+    assert (a.inflight, a.outlier.state(START)) == (1, "ejected")
+    again = world.lives("web", "a:1", "b:1").snapshot()
+    world.nodes.adopt(again)
+    assert again.clusters[WEB].nodes[1] is not b
+    assert again.clusters[WEB].nodes[1].inflight == 0
+    b.done(False)
+    assert b.inflight == 0
+
+
+@pytest.mark.parametrize(
+    "edit",
+    [
+        "circuitBreaker: {minimumRequests: 1, openFor: 20s}",
+        "circuitBreaker: {minimumRequests: 2, window: 30s, openFor: 30s}, limits: {maxRequests: 7}",
+        "circuitBreaker: {minimumRequests: 2}, outlierDetection: {maxEjectionPercent: 1}",
+        "circuitBreaker: {minimumRequests: 2}, retryBudget: {ratio: 0.5}, loadBalancer: {policy: random}",
+    ],
+)
+def test_an_edit_forgets_neither_an_open_breaker_nor_an_ejection(edit: str) -> None:
+    """Saving a document is no reset button."""
+    world = Known().lives("web", "a:1", "b:1")
+    world.services["web"] = document("trafficPolicy: {circuitBreaker: {minimumRequests: 2}}")
+    snapshot = world.snapshot()
+    state: Any = snapshot.clusters[WEB].state
+    for _ in range(5):
+        state.record(snapshot.clusters[WEB].nodes[0], Code.INTERNAL, False, START)
+    for _ in range(2):
+        state.judge(state.admit(START), False, START)
+    world.now = START + 1
+    world.services["web"] = document(f"trafficPolicy: {{{edit}}}")
+    edited = world.snapshot().clusters[WEB]
+    assert edited.state is state
+    assert state.admit(world.now) == 0
+    assert [node.outlier.state(world.now) for node in edited.nodes] == ["ejected", "healthy"]
+
+
+def test_switching_outlier_detection_off_readmits_everybody() -> None:
+    """The one edit that is meant to."""
+    world = Known().lives("web", "a:1", "b:1")
+    cluster = world.snapshot().clusters[WEB]
+    for _ in range(5):
+        cluster.state.record(cluster.nodes[0], Code.INTERNAL, False, START)
+    world.services["web"] = document("trafficPolicy: {outlierDetection: {maxEjectionPercent: 0}}")
+    world.snapshot()
+    assert [node.outlier.out for node in cluster.nodes] == [False, False]
+
+
+def test_a_forked_child_keeps_what_is_known_and_forgets_what_was_under_way() -> None:
+    """Calls, retries and probes of the parent end in the parent: nobody here gives back what they hold."""
+    world = Known().lives("web", "a:1", "b:1")
+    world.services["web"] = document(EVERYTHING)
+    snapshot = world.snapshot()
+    cluster = snapshot.clusters[WEB]
+    state: Any = cluster.state
+    a, b = world.nodes.all()
+    for _ in range(2):
+        state.record(a, Code.INTERNAL, False, START)
+    for _ in range(4):
+        state.judge(state.admit(START), False, START)
+    now = START + 5
+    assert state.probe(a, now)
+    assert [bool(state.admit(now)) for _ in range(3)] == [True, True, False]
+    for taken in (state.enter, state.enter, state.enter, state.queue, lambda: state.withdraw(now)):
+        assert taken()
+    b.begin()
+    for lock in (state._lock, a.lock, b.lock):  # held by threads that the child does not have
+        lock.acquire()
+    world.nodes.renew()
+    at_rest(world, state)
+    assert state.status(now)["breaker"] == "HALF_OPEN"
+    assert a.outlier.out
+    assert state.probe(a, now)
+    assert [bool(state.admit(now)) for _ in range(3)] == [True, True, False]
+    assert state.enter()
+    assert state.withdraw(now)

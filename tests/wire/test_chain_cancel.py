@@ -1,0 +1,202 @@
+"""A caller that goes away, on the way down a chain of services: what is done for it ends, or is not begun.
+
+A *blocking* call can't be ended from outside: grpcio gives no handle on it. What becomes of it is here, too.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Callable
+from typing import Any
+
+import grpc
+import pytest
+
+import proxyless
+from tests.wire.chain import ASYNCIO, BOTH, PASS, THREADS, WAIT, Build, Chain, each_streaming
+from tests.wire.echo import eventually
+
+
+def ends_with_its_caller(chain: Chain, begin: Callable[[], Any], running: list[str]) -> None:
+    """Of a call that `begin` begins nothing is left 50 ms after it is cancelled: no handler, no attempt.
+
+    The best of three: a busy machine is no work left behind.
+    """
+    took = []
+    for _ in range(3):
+        call = begin()
+        eventually(lambda: chain.running == running)
+        at = time.monotonic()
+        call.cancel()
+        eventually(lambda: chain.running == [] and chain.inflight == 0)
+        took.append(time.monotonic() - at)
+        if took[-1] <= 0.05:
+            return
+    pytest.fail(f"work was left running for {min(took) * 1000:.0f} ms")
+
+
+@pytest.mark.parametrize("method", ["Go", "Watch"])
+def test_a_cancelled_caller_leaves_no_work_running(build: Build, method: str) -> None:
+    """50 ms later no service is at work any more, and no call is under way."""
+    chain = build(ASYNCIO, ASYNCIO, ASYNCIO)
+    ends_with_its_caller(chain, lambda: chain.begin(WAIT, method), ["a", "b", "c"])
+
+
+@each_streaming
+def test_a_cancelled_stream_ends_all_the_way_down(build: Build, kinds: tuple[str, str, str]) -> None:
+    """On threads, too: a stream can be cancelled while its handler waits for the next answer."""
+    chain = build(*kinds)
+    ends_with_its_caller(chain, lambda: chain.begin(WAIT, "Watch"), ["a", "b", "c"])
+
+
+@each_streaming
+def test_a_deadline_ends_the_work_all_the_way_down(build: Build, kinds: tuple[str, str, str]) -> None:
+    """Each service ends with its own, which is its caller's."""
+    chain = build(*kinds)
+    call = chain.begin(WAIT, "Watch", timeout=0.2)
+    with pytest.raises(grpc.RpcError) as failed:
+        list(call)
+    assert failed.value.code() is grpc.StatusCode.DEADLINE_EXCEEDED
+    eventually(lambda: chain.running == [] and chain.inflight == 0, within=0.5)
+
+
+# -- the caller goes while a handler is at work on threads
+
+
+@pytest.mark.parametrize("kinds", [(THREADS, THREADS, ASYNCIO), (BOTH, BOTH, ASYNCIO)], ids="-".join)
+def test_a_future_is_cancelled_with_the_caller(build: Build, kinds: tuple[str, str, str]) -> None:
+    """It waits in a thread that nobody can interrupt; the call can be."""
+    chain = build(*kinds)
+
+    def work(_request: Any, _context: Any) -> bytes:
+        future = chain.to("c").future(WAIT)
+        with pytest.raises(grpc.FutureCancelledError):
+            future.result(timeout=5.0)
+        return b"nobody hears this"
+
+    chain.a.instead = work
+    ends_with_its_caller(chain, lambda: chain.begin(PASS), ["a", "c"])
+
+
+@pytest.mark.parametrize("kind", [THREADS, BOTH])
+def test_after_a_blocking_call_that_outlived_the_caller_no_other_is_made(build: Build, kind: str) -> None:
+    """grpcio gives no handle on a call that blocks; but it is the last one, unless it is shielded."""
+    chain = build(kind, THREADS, THREADS)
+    after: list[Any] = []
+
+    def work(_request: Any, _context: Any) -> bytes:
+        assert chain.to("c")(WAIT) == b"done"
+        for call in (
+            chain.to("b"),
+            chain.to("b").future,
+            lambda request: list(chain.to("b", "Watch")(request)),
+        ):
+            try:
+                answer: Any = call(PASS)
+                answer.result()
+            except grpc.RpcError as error:
+                after.append(error)
+        with proxyless.shield():
+            after.append(chain.to("c")(PASS))
+        return b"nobody hears this"
+
+    chain.a.instead = work
+    call = chain.begin(PASS)
+    eventually(lambda: chain.running == ["a", "c"])
+    call.cancel()
+    eventually(call.cancelled)
+    time.sleep(0.02)  # the news is on its way to A
+    chain.over.set()
+    eventually(lambda: not chain.running)
+    *refused, shielded = after
+    assert [(error.code(), error.reason) for error in refused] == [
+        (grpc.StatusCode.DEADLINE_EXCEEDED, "deadline")
+    ] * 3
+    assert shielded == b"done"
+    assert chain.b.visits == []
+
+
+def test_a_blocking_call_that_outlived_the_caller_is_not_retried(build: Build) -> None:
+    """UNAVAILABLE would be, by default, but nobody waits for it."""
+    chain = build(THREADS, THREADS, THREADS)
+
+    def fail(_request: Any, context: Any) -> None:
+        chain.over.wait(5.0)
+        context.abort(grpc.StatusCode.UNAVAILABLE, "said so")
+
+    chain.c.instead = fail
+    chain.a.instead = lambda request, _context: chain.to("c")(request)
+    call = chain.begin(PASS)
+    eventually(lambda: chain.running == ["a", "c"])
+    call.cancel()
+    time.sleep(0.02)
+    chain.over.set()
+    eventually(lambda: not chain.running)
+    assert [error.code() for error in chain.a.errors] == [grpc.StatusCode.UNAVAILABLE]
+    assert len(chain.c.visits) == 1
+
+
+def test_a_blocking_call_that_waits_for_an_endpoint_ends_with_the_caller(build: Build) -> None:
+    """With its next look, at the latest: there is one every second."""
+    chain = build(THREADS, THREADS, THREADS)
+    chain.a.instead = lambda request, _context: chain.to("nowhere")(request, wait_for_ready=True)
+    call = chain.begin(PASS)
+    eventually(lambda: chain.running == ["a"])
+    call.cancel()
+    eventually(lambda: not chain.running, within=2.0)
+    (error,) = chain.a.errors
+    assert isinstance(error, proxyless.MeshRpcError)
+    assert error.reason == "deadline"
+    assert "/chain.Chain/Go of nowhere" in error.details()
+
+
+# -- the caller goes while a handler is at work on asyncio
+
+
+@pytest.mark.parametrize("kinds", [(ASYNCIO, ASYNCIO, ASYNCIO), (ASYNCIO, THREADS, ASYNCIO)], ids="-".join)
+def test_calls_that_nobody_awaits_are_cancelled_with_the_caller(
+    build: Build, kinds: tuple[str, str, str]
+) -> None:
+    """Neither those of tasks that the handler has made, nor those that it merely holds, nor its streams."""
+    chain = build(*kinds)
+
+    async def work(_request: Any, _context: Any) -> None:
+        task = asyncio.create_task(_awaiting(chain.aio_to("c")(WAIT)))
+        held = [chain.aio_to("c")(WAIT), chain.aio_to("c", "Watch")(WAIT)]
+        try:
+            await asyncio.gather(chain.aio_to("c")(WAIT), chain.aio_to("c")(WAIT))
+        finally:
+            ended.extend([task, *held])
+
+    ended: list[Any] = []
+    chain.a.instead = work
+    ends_with_its_caller(chain, lambda: chain.begin(PASS), ["a"] + ["c"] * 5)
+    assert ended
+    assert all(one.cancelled() for one in ended)
+
+
+async def _awaiting(call: Any) -> Any:
+    return await call
+
+
+@pytest.mark.parametrize("kind", [THREADS, ASYNCIO, BOTH])
+def test_what_a_handler_leaves_running_when_it_answers_goes_on(build: Build, kind: str) -> None:
+    """Its caller is served; that the call is over then is no reason to stop."""
+    chain = build(kind, THREADS, THREADS)
+    left: list[Any] = []
+
+    def work(_request: Any, _context: Any) -> bytes:
+        left.append(chain.to("c").future(WAIT))
+        return b"answered"
+
+    async def aio_work(_request: Any, _context: Any) -> bytes:
+        left.append(asyncio.create_task(_awaiting(chain.aio_to("c")(WAIT))))
+        return b"answered"
+
+    chain.a.instead = aio_work if kind == ASYNCIO else work
+    assert chain.go(PASS, timeout=5.0) == b"answered"
+    eventually(lambda: chain.running == ["c"])
+    chain.over.set()
+    eventually(left[0].done)
+    assert left[0].result() == b"done"

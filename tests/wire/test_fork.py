@@ -1,0 +1,215 @@
+"""`fork()` after the mesh was used (gunicorn --preload, Celery prefork, multiprocessing): the child starts afresh."""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+import os
+import select
+import signal
+import threading
+import time
+from collections.abc import Callable
+from typing import Any
+
+import grpc
+import pytest
+
+from proxyless.protos import echo_pb2_grpc
+from tests.wire.echo import Request, eventually
+from tests.wire.ways import Net
+
+pytestmark = [
+    pytest.mark.skipif(not hasattr(os, "fork"), reason="this system has no fork()"),
+    # Python 3.12 and later warn of what is tested here.
+    pytest.mark.filterwarnings("ignore:.*multi-threaded.*fork.*:DeprecationWarning"),
+]
+
+
+def in_a_child(work: Callable[[], object], within: float = 3.0) -> str:
+    """What `work` returns in a forked child, as text; it leaves without running what belongs to the parent."""
+    reading, writing = os.pipe()
+    child = os.fork()
+    if child == 0:
+        try:
+            said = str(work())
+        except BaseException as error:
+            said = f"failed: {error!r}"
+        os.write(writing, said.encode())
+        os._exit(0)
+    os.close(writing)
+    try:
+        ready, _, _ = select.select([reading], [], [], within)
+        return os.read(reading, 65536).decode() if ready else f"nothing within {within:g} s"
+    finally:
+        os.close(reading)
+        os.kill(child, signal.SIGKILL)
+        os.waitpid(child, 0)
+
+
+def test_a_child_makes_a_call(net: Net) -> None:
+    """After a channel was used, a child makes its calls on it within 3 s, five times of five, and so does the parent."""
+    server = net.server()
+    stub = net.stub()
+    stub.Unary(Request())
+    for _ in range(5):
+        assert in_a_child(lambda: stub.Unary(Request(message="m"), timeout=2.5).message) == "m"
+        assert stub.Unary(Request(message="m"), timeout=2.5).message == "m"
+    parent, *others = [seen.peer for seen in server.seen]
+    assert set(others[1::2]) == {parent}
+    assert len(set(others[::2])) == 5
+
+
+def test_a_child_makes_calls_of_every_style(net: Net) -> None:
+    """A child makes futures, streams and asyncio calls, too, on channels that the parent made and used."""
+    net.server()
+    stub = net.stub()
+    aio = echo_pb2_grpc.EchoStub(net.aio_channel())
+
+    def sync() -> str:
+        words = [stub.Unary.future(Request(message="a")).result(timeout=2.0).message]
+        words += [reply.message for reply in stub.ServerStream(Request(message="b", count=2), timeout=2.0)]
+        words.append(stub.ClientStream(iter([Request(message="c")]), timeout=2.0).message)
+        words += [reply.message for reply in stub.BidiStream(iter([Request(message="d")]), timeout=2.0)]
+        return "".join(words)
+
+    def on_a_loop() -> str:
+        async def scene() -> str:
+            reply = await aio.Unary(Request(message="e"), timeout=2.0)
+            return "".join([reply.message, *[r.message async for r in aio.ServerStream(Request(message="f", count=1))]])
+
+        return asyncio.run(scene())
+
+    assert (sync(), on_a_loop()) == ("abbcd", "ef")
+    for _ in range(2):
+        assert in_a_child(sync) == "abbcd"
+        assert in_a_child(on_a_loop) == "ef"
+    assert (sync(), on_a_loop()) == ("abbcd", "ef")
+
+
+def test_forking_inside_a_loop(net: Net) -> None:
+    """Where the parent's loop goes on, grpcio can't run another in the child: that is said at once, and blocking
+    calls work."""
+    net.server()
+    blocking = net.stub()
+
+    async def scene(stub: Any) -> None:
+        await stub.Unary(Request())
+        call = stub.Unary(Request(message="m", delay_ms=200))
+
+        async def again() -> str:
+            return str((await stub.Unary(Request(), timeout=2.0)).message)
+
+        assert "UsageError" in in_a_child(lambda: asyncio.run(again()), within=2.0)
+        assert in_a_child(lambda: blocking.Unary(Request(message="n"), timeout=2.5).message) == "n"
+        assert (await call).message == "m"
+
+    net.run("mesh", scene)
+
+
+def test_a_child_lets_go_of_its_parents_calls(net: Net) -> None:
+    """A child that drops a stream or a future of its parent's neither waits nor counts it, nor ends it."""
+    net.server()
+    stub = net.stub()
+    mine = [stub.ServerStream(Request(message="m", count=30, delay_ms=10)), stub.Unary.future(Request(delay_ms=300))]
+    next(mine[0])
+
+    def drop() -> str:
+        mine.clear()
+        gc.collect()
+        stub.Unary(Request(), timeout=2.0)
+        return f"{net.inflight} in flight"
+
+    assert in_a_child(drop) == "0 in flight"
+    stream, future = mine
+    assert len(list(stream)) == 29
+    assert future.result(timeout=5.0).message == ""
+
+
+def test_a_mesh_that_was_only_connected(net: Net) -> None:
+    """A child uses a mesh that its parent connected and never used: old channels, new ones, other services."""
+    net.server()
+    stub = net.stub()
+    mesh = net.mesh
+
+    def other() -> Any:
+        channel = mesh.channel("other")
+        try:
+            channel.unary_unary("/echo.Echo/Unary")(b"", timeout=2.0)
+        except grpc.RpcError as error:
+            return error.code().name  # type: ignore[attr-defined]
+
+    assert in_a_child(lambda: stub.Unary(Request(message="m"), timeout=2.5).message) == "m"
+    new = lambda: echo_pb2_grpc.EchoStub(mesh.channel("echo")).Unary(Request(message="n"), timeout=2.5).message  # noqa: E731
+    assert in_a_child(new) == "n"
+    assert in_a_child(other) == "UNAVAILABLE"
+    assert in_a_child(lambda: mesh.explain("echo", "/echo.Echo/Unary").route) == "default"
+    assert in_a_child(lambda: grpc.channel_ready_future(mesh.channel("echo")).result(timeout=2.0)) == "None"
+
+
+def test_a_child_follows_the_source(net: Net) -> None:
+    """A child watches its source by itself: an endpoint that is named after the fork is called."""
+    net.server("a")
+    other = net.server("b", named=False)
+    stub = net.stub()
+    assert stub.Unary(Request()).served_by == "a"
+
+    def follow() -> str:
+        assert stub.Unary(Request(), timeout=2.0).served_by == "a"
+        net.endpoints(other.address)
+        eventually(lambda: stub.Unary(Request(), timeout=2.0).served_by == "b", 2.0)
+        return "b"
+
+    assert in_a_child(follow) == "b"
+    eventually(lambda: stub.Unary(Request()).served_by == "b")
+
+
+def test_forking_with_calls_under_way(net: Net) -> None:
+    """A fork in the middle of calls of all kinds harms neither them nor the child."""
+    net.server()
+    stub = net.stub()
+    stop = threading.Event()
+    failures: list[BaseException] = []
+
+    def hammer(style: Callable[[], object]) -> None:
+        while not stop.is_set():
+            try:
+                style()
+            except BaseException as failure:
+                failures.append(failure)
+
+    styles: list[Callable[[], object]] = [
+        lambda: stub.Unary(Request()),
+        lambda: stub.Unary.future(Request()).result(timeout=10.0),
+        lambda: list(stub.ServerStream(Request(count=3))),
+    ]
+    threads = [threading.Thread(target=hammer, args=(style,)) for style in styles]
+    stream = stub.ServerStream(Request(message="m", count=100, delay_ms=10))
+    next(stream)
+    for thread in threads:
+        thread.start()
+    try:
+        for _ in range(5):
+            assert in_a_child(lambda: stub.Unary(Request(message="m"), timeout=2.5).message) == "m"
+    finally:
+        stop.set()
+        for thread in threads:
+            thread.join(10.0)
+    assert failures == []
+    assert len(list(stream)) == 99
+
+
+def test_a_child_closes_its_mesh(net: Net) -> None:
+    """A child closes its mesh promptly, and the parent's goes on."""
+    net.server()
+    stub = net.stub()
+    stub.Unary(Request())
+
+    def close() -> str:
+        stub.Unary(Request(), timeout=2.0)
+        started = time.monotonic()
+        net.mesh.close()
+        return "prompt" if time.monotonic() - started < 0.2 else "slow"
+
+    assert in_a_child(close) == "prompt"
+    assert stub.Unary(Request(message="m")).message == "m"
