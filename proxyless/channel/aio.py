@@ -32,7 +32,7 @@ _KINDS = {
 }
 
 
-class AioMeshChannel(grpc.aio.Channel):  # type: ignore[misc]
+class AioMeshChannel(grpc.aio.Channel):
     """A channel to a service of the mesh; see `Mesh.aio_channel`. It may be used from any running loop."""
 
     def __init__(

@@ -81,7 +81,7 @@ class _Method:
         return type(self)(self._channel, method, serialize, deserialize, False)
 
 
-class UnaryUnary(_Method, grpc.aio.UnaryUnaryMultiCallable):  # type: ignore[misc]
+class UnaryUnary(_Method, grpc.aio.UnaryUnaryMultiCallable):  # type: ignore[type-arg]
     """`channel.unary_unary(...)`"""
 
     _arity = "unary_unary"
@@ -103,7 +103,7 @@ class UnaryUnary(_Method, grpc.aio.UnaryUnaryMultiCallable):  # type: ignore[mis
         return call(request, timeout, metadata, credentials, wait_for_ready, compression)
 
 
-class UnaryStream(_Method, grpc.aio.UnaryStreamMultiCallable):  # type: ignore[misc]
+class UnaryStream(_Method, grpc.aio.UnaryStreamMultiCallable):  # type: ignore[type-arg]
     """`channel.unary_stream(...)`"""
 
     _arity = "unary_stream"
@@ -125,7 +125,7 @@ class UnaryStream(_Method, grpc.aio.UnaryStreamMultiCallable):  # type: ignore[m
         return call(request, timeout, metadata, credentials, wait_for_ready, compression)
 
 
-class StreamUnary(_Method, grpc.aio.StreamUnaryMultiCallable):  # type: ignore[misc]
+class StreamUnary(_Method, grpc.aio.StreamUnaryMultiCallable):  # type: ignore[type-arg]
     """`channel.stream_unary(...)`"""
 
     _arity = "stream_unary"
@@ -147,7 +147,7 @@ class StreamUnary(_Method, grpc.aio.StreamUnaryMultiCallable):  # type: ignore[m
         return call(request_iterator, timeout, metadata, credentials, wait_for_ready, compression)
 
 
-class StreamStream(_Method, grpc.aio.StreamStreamMultiCallable):  # type: ignore[misc]
+class StreamStream(_Method, grpc.aio.StreamStreamMultiCallable):  # type: ignore[type-arg]
     """`channel.stream_stream(...)`"""
 
     _arity = "stream_stream"

@@ -111,11 +111,11 @@ class _Notice:
             call._noticed(native)
 
 
-class UnaryStreamCall(StreamResponse, grpc.aio.UnaryStreamCall):  # type: ignore[misc]
+class UnaryStreamCall(StreamResponse, grpc.aio.UnaryStreamCall):  # type: ignore[type-arg]
     """A server stream under way."""
 
 
-class StreamStreamCall(StreamResponse, grpc.aio.StreamStreamCall):  # type: ignore[misc]
+class StreamStreamCall(StreamResponse, grpc.aio.StreamStreamCall):  # type: ignore[type-arg]
     """Streams both ways, under way: requests from an iterator, or message by message with `write`."""
 
     async def write(self, request: Any) -> None:

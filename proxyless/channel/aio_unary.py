@@ -13,14 +13,14 @@ from proxyless.channel.aio_call import Driven
 from proxyless.script import OK
 
 
-class UnaryUnaryCall(Driven, grpc.aio.UnaryUnaryCall):  # type: ignore[misc]
+class UnaryUnaryCall(Driven, grpc.aio.UnaryUnaryCall):  # type: ignore[type-arg]
     """A unary call under way."""
 
     def __await__(self) -> Generator[Any, Any, Any]:
         return awaited(self)
 
 
-class StreamUnaryCall(Driven, grpc.aio.StreamUnaryCall):  # type: ignore[misc]
+class StreamUnaryCall(Driven, grpc.aio.StreamUnaryCall):  # type: ignore[type-arg]
     """A call under way that sends a stream: from an iterator, or message by message with `write`."""
 
     def __await__(self) -> Generator[Any, Any, Any]:

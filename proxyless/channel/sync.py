@@ -24,7 +24,7 @@ from proxyless.model.codes import Code
 from proxyless.script import Rpc
 
 
-class MeshChannel(grpc.Channel):  # type: ignore[misc]
+class MeshChannel(grpc.Channel):
     """A channel to a service of the mesh; see `Mesh.channel`."""
 
     def __init__(

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 log = logging.getLogger("proxyless")
 
 
-class CallFuture(grpc.Call, grpc.Future):  # type: ignore[misc]
+class CallFuture(grpc.Call, grpc.Future):  # type: ignore[type-arg]
     """One call under way, as grpcio's own futures are: a `grpc.Call` and a `grpc.Future` at once.
 
     And as with those, a call that nobody holds any more is cancelled, unless somebody is to be called back.
@@ -206,7 +206,7 @@ class CallFuture(grpc.Call, grpc.Future):  # type: ignore[misc]
     def is_active(self) -> bool:
         return self.running()
 
-    def time_remaining(self) -> float | None:
+    def time_remaining(self) -> float | None:  # type: ignore[override]
         deadline = self._rpc.deadline
         return None if deadline is None else max(0.0, deadline - self._channel.clock())
 

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from proxyless.channel.sync import MeshChannel
 
 
-class StreamCall(grpc.Call, grpc.Future):  # type: ignore[misc]
+class StreamCall(grpc.Call, grpc.Future):  # type: ignore[type-arg]
     """A response stream under way: an iterator of messages, a `grpc.Call` and a `grpc.Future`."""
 
     def __init__(self, channel: MeshChannel, wires: SyncWires, rpc: Rpc, arguments: tuple[Any, Any, Any]) -> None:
@@ -123,7 +123,7 @@ class StreamCall(grpc.Call, grpc.Future):  # type: ignore[misc]
     def done(self) -> bool:
         return self._progress.outcome is not None
 
-    def time_remaining(self) -> float | None:
+    def time_remaining(self) -> float | None:  # type: ignore[override]
         deadline = self._progress.rpc.deadline
         return None if deadline is None else max(0.0, deadline - self._progress.channel.clock())
 
@@ -251,20 +251,20 @@ class _StreamResponse:
         return StreamCall(self._channel, self._wires, rpc, (request, credentials, compression))
 
 
-class UnaryStream(_StreamResponse, grpc.UnaryStreamMultiCallable):  # type: ignore[misc]
+class UnaryStream(_StreamResponse, grpc.UnaryStreamMultiCallable):  # type: ignore[misc, type-arg]
     """`channel.unary_stream(...)`"""
 
     _arity = "unary_stream"
     _replayable = True
 
 
-class StreamStream(_StreamResponse, grpc.StreamStreamMultiCallable):  # type: ignore[misc]
+class StreamStream(_StreamResponse, grpc.StreamStreamMultiCallable):  # type: ignore[type-arg]
     """`channel.stream_stream(...)`"""
 
     _arity = "stream_stream"
     _replayable = False
 
-    def __call__(
+    def __call__(  # type: ignore[override]
         self,
         request_iterator: Any,
         timeout: float | None = None,

@@ -99,7 +99,7 @@ class _UnaryResponse:
                         reply = wire.failure(error)
                         reply.committed = caller_has_gone()  # nobody waits for another attempt
                 elif effect.__class__ is Sleep:
-                    channel.pause(effect.seconds)  # type: ignore[union-attr]
+                    channel.pause(effect.seconds)
                     reply = None
                     _unless_forsaken(rpc)
                 else:
@@ -116,14 +116,14 @@ class _UnaryResponse:
         raise error_of(outcome)
 
 
-class UnaryUnary(_UnaryResponse, grpc.UnaryUnaryMultiCallable):  # type: ignore[misc]
+class UnaryUnary(_UnaryResponse, grpc.UnaryUnaryMultiCallable):  # type: ignore[misc, type-arg]
     """`channel.unary_unary(...)`"""
 
     _arity = "unary_unary"
     _replayable = True
 
 
-class StreamUnary(_UnaryResponse, grpc.StreamUnaryMultiCallable):  # type: ignore[misc]
+class StreamUnary(_UnaryResponse, grpc.StreamUnaryMultiCallable):  # type: ignore[type-arg]
     """`channel.stream_unary(...)`"""
 
     _arity = "stream_unary"
@@ -155,7 +155,7 @@ class StreamUnary(_UnaryResponse, grpc.StreamUnaryMultiCallable):  # type: ignor
         requests = Requests(request_iterator)
         return super().with_call(requests, timeout, metadata, credentials, wait_for_ready, compression)
 
-    def future(
+    def future(  # type: ignore[override]
         self,
         request_iterator: Any,
         timeout: float | None = None,

@@ -14,7 +14,7 @@ from typing import Any, Protocol
 from urllib.parse import quote
 
 from proxyless.control import MESH_KEY, SERVICES, RawDocument
-from proxyless.control.vanishing import LATER, SOON, UNTIL_IT_MOVES, Vanishing
+from proxyless.control.vanishing import LATER, SOON, UNTIL_IT_MOVES, Stragglers, Vanishing
 from proxyless.control.watcher import FLOORS, Answer, News, Unanswered
 
 OK, FORBIDDEN, ABSENT = 200, 403, 404
@@ -45,6 +45,7 @@ class Documents:
         self._ask, self._tell = ask, tell
         self._known: Mapping[str, RawDocument] = {}
         self._vanishing = Vanishing(hold, now)
+        self._stragglers = Stragglers(hold, now)
         self.doubt = ""
 
     @property
@@ -60,27 +61,37 @@ class Documents:
         """A `Deliver` of the watcher."""
         documents, unreadable = self._read(news.answer)
         if documents:
-            return self._some(documents, unreadable, fragile=news.answer.fragile)
+            broken = self._vanishing.broken(news)
+            return self._some(documents, unreadable, fragile=news.answer.fragile, broken=broken)
         if self._known:
             return self._none(news)
         if news.answer.status == ABSENT and self._forbidden():
             # Not the same as no documents: there may be, and calls must not go where they forbid.
             why = f"the token may not read {self._prefix}/ in KV; {self._grant()}"
             raise Unanswered(why, FLOORS[FORBIDDEN])
-        return self._some({}, unreadable, fragile=False)
+        return self._some({}, unreadable)
 
-    def _some(self, documents: dict[str, RawDocument], unreadable: str, *, fragile: bool) -> float | None:
+    def _some(
+        self,
+        documents: dict[str, RawDocument],
+        unreadable: str,
+        *,
+        fragile: bool = False,
+        broken: bool = False,
+    ) -> float | None:
         self._vanishing.over()
-        missing = [key for key in self._known if key not in documents]
+        self.doubt = unreadable
+        missing = frozenset(key for key in self._known if key not in documents)
         if fragile and missing:
             # A server without a leader: what it has is true, what it has not may be new to it.
-            documents |= {key: self._known[key] for key in missing}
             self.doubt = "documents are missing from the answer of a server without a leader; they stay"
-        else:
-            self.doubt = unreadable
-        self._known = documents
-        self._tell(documents)
-        return SOON if fragile and missing else None
+            stay = missing
+        elif stay := self._stragglers.among(missing, broken=broken):
+            names = ", ".join(sorted(stay)[:4])
+            self.doubt = f"{names}: missing since Consul was restarted or away; they stay for a while"
+        self._known = documents | {key: self._known[key] for key in stay}
+        self._tell(self._known)
+        return SOON if fragile and missing else self._stragglers.remaining()
 
     def _none(self, news: News) -> float | None:
         self._vanishing.told(news)
@@ -98,11 +109,11 @@ class Documents:
             raise Unanswered(f"all documents are gone, which Consul won't confirm: it answered {sure.status}")
         documents, unreadable = self._read(sure)
         if documents:
-            return self._some(documents, unreadable, fragile=False)
+            return self._some(documents, unreadable, broken=not self._vanishing.grown)
         if not self._vanishing.grown and (left := self._vanishing.remaining()):
             self.doubt = "all documents are gone since Consul was restarted or away; they stay for a while"
             return left
-        return self._some({}, unreadable, fragile=False)
+        return self._some({}, unreadable)
 
     def _forbidden(self) -> bool:
         """Asked for one key by name, Consul does say that it is not to be read."""

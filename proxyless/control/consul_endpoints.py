@@ -12,7 +12,7 @@ from urllib.parse import quote
 
 from proxyless.control.consul_documents import FORBIDDEN, OK, Ask
 from proxyless.control.instances import Instances
-from proxyless.control.vanishing import LATER, SOON, UNTIL_IT_MOVES, Vanishing
+from proxyless.control.vanishing import LATER, SOON, UNTIL_IT_MOVES, Stragglers, Vanishing
 from proxyless.control.watcher import News, Unanswered
 from proxyless.model.topology import Endpoint
 
@@ -40,6 +40,7 @@ class Endpoints:
         self._instances: Instances | None = None
         self._known: Sequence[Endpoint] = ()
         self._vanishing = Vanishing(hold, now)
+        self._stragglers = Stragglers(hold, now)
         self.doubt = ""
 
     @property
@@ -59,27 +60,32 @@ class Endpoints:
             self._instances = Instances(elsewhere=self._elsewhere())
         endpoints, dropped = self._instances.read(news.answer.body)
         if endpoints or dropped:
-            return self._some(endpoints, dropped, fragile=news.answer.fragile)
+            broken = self._vanishing.broken(news)
+            return self._some(endpoints, dropped, fragile=news.answer.fragile, broken=broken)
         if self._known:
             return self._none(news, self._instances)
         # Nobody was ever there, so nothing is lost: calls fail at once instead of waiting in vain.
-        self._some([], [], fragile=False)
+        self._some([], [])
         self.doubt = self._hidden()
         return None
 
-    def _some(self, endpoints: list[Endpoint], dropped: list[str], *, fragile: bool) -> float | None:
+    def _some(
+        self, endpoints: list[Endpoint], dropped: list[str], *, fragile: bool = False, broken: bool = False
+    ) -> float | None:
         self._vanishing.over()
         self.doubt = ""
-        missing: list[Endpoint] = []
-        if fragile:
+        missing = {endpoint.address: endpoint for endpoint in self._known}
+        for endpoint in endpoints:
+            missing.pop(endpoint.address, None)
+        stay = frozenset(missing)
+        if fragile and missing:
             # A server without a leader: what it has is true, what it has not may be new to it.
-            there = {endpoint.address for endpoint in endpoints}
-            missing = [endpoint for endpoint in self._known if endpoint.address not in there]
-        if missing:
             self.doubt = "instances are missing from the answer of a server without a leader; they stay"
-        self._known = endpoints + missing
+        elif stay := self._stragglers.among(missing, broken=broken):
+            self.doubt = f"{len(stay)} instances are missing since Consul was restarted or away; they stay for a while"
+        self._known = [*endpoints, *(missing[address] for address in missing if address in stay)]
         self._tell(self._known, dropped)
-        return SOON if missing else None
+        return SOON if fragile and missing else self._stragglers.remaining()
 
     def _none(self, news: News, instances: Instances) -> float | None:
         self._vanishing.told(news)
@@ -92,7 +98,7 @@ class Endpoints:
             raise Unanswered(f"no instance is left, which Consul won't confirm: it answered {sure.status}")
         endpoints, dropped = instances.read(sure.body)
         if endpoints or dropped:
-            return self._some(endpoints, dropped, fragile=sure.fragile)
+            return self._some(endpoints, dropped, fragile=sure.fragile, broken=not self._vanishing.grown)
         if hidden := self._hidden():
             self.doubt = f"{hidden}; those that are known stay"
             self._vanishing.impossible()
@@ -100,7 +106,7 @@ class Endpoints:
         if left := self._vanishing.remaining():
             self.doubt = "no instance is listed any more, which may be a mistake; they stay for a while"
             return left
-        return self._some([], [], fragile=False)
+        return self._some([], [])
 
     def _impossible(self, news: News) -> str:
         """Why the answer can't mean that nobody is there, or ""."""

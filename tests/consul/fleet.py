@@ -106,12 +106,14 @@ class Fleet:
         weights = [{"subset": "stable", "weight": stable}, {"subset": "canary", "weight": canary}]
         return self.document({"subsets": SUBSETS, "routes": [{"name": "rollout", "split": weights}]})
 
-    def again(self) -> None:
-        """Tell an agent that came up empty all that the last one was told."""
-        for server in self.servers:
+    def again(self, pause: float = 0.05) -> None:
+        """Tell an agent that came up empty all that the last one was told, one by one, the newest first."""
+        for server in reversed(self.servers):
             self.register(server)
-        for key, text in self._documents.items():
+            time.sleep(pause)
+        for key, text in reversed(self._documents.items()):
             self.agent.put_kv(key, text)
+            time.sleep(pause)
 
     def retire(self, server: Server) -> None:
         """Stop one server."""

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from proxyless.control import RawDocument
-from proxyless.control.cache import OLDEST, Cache, Saver, default_folder
+from proxyless.control.cache import Cache, Saver, default_folder
 from proxyless.control.dialects import decode
 from proxyless.model.topology import Endpoint, Locality, Watched
 from tests.control.hearing import Hearing
@@ -106,7 +106,7 @@ def test_processes_that_use_different_services_share_a_folder(cache: Cache, cloc
 
 
 @pytest.mark.parametrize(
-    ("age", "believed"), [(OLDEST - 1, True), (OLDEST + 1, False), (-1800, True), (-7200, False)]
+    ("age", "believed"), [(86_399, True), (86_401, False), (-1800, True), (-7200, False)]
 )
 def test_a_day_old_is_too_old(age: float, believed: bool, cache: Cache, clock: FakeClock) -> None:
     """Yesterday's addresses may be somebody else's today; a file from the future is as little believed."""

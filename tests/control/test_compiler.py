@@ -83,11 +83,12 @@ def test_subsets_are_by_labels_and_by_filter() -> None:
     assert found == {"stable": ["a:1"], "canary": ["b:1", "c:1"], "both": ["b:1"], "nobody": []}
 
 
-@pytest.mark.parametrize("entry", ["", "[]", "7", "{", "[" * 5000])
-def test_a_record_that_is_none_passes_no_filter(entry: str) -> None:
-    """A plug-in's endpoint may come without a record, or with anything for one."""
+@pytest.mark.parametrize("entry", ["[]", "7", "{", "[" * 5000])
+@pytest.mark.parametrize("filter_", ["Service.Meta.version == v1", "Service.Meta.version != v1"])
+def test_a_record_that_is_none_passes_no_filter(entry: str, filter_: str) -> None:
+    """A plug-in's endpoint may come with anything for a record."""
     world = Known().lives("web", Endpoint("a:1", entry=entry))
-    world.services["web"] = document("discovery: {filter: 'Service.Meta.version == v1'}")
+    world.services["web"] = document(f"discovery: {{filter: '{filter_}'}}")
     assert addresses(world.snapshot(), "web") == []
 
 

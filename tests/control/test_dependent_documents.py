@@ -71,7 +71,7 @@ def test_both_edited_at_once_take_effect_at_once() -> None:
 
 def test_only_those_at_fault_are_set_aside() -> None:
     """Of several edits that came together, the innocent take effect."""
-    hearing = Hearing("web", "aaa", "zzz").says(web=SENDS, rec=HAS, aaa=GONE % "one", zzz=GONE % "one")
+    hearing = Hearing("web", "aaa", "zzz").says(aaa=GONE % "one", web=SENDS, rec=HAS, zzz=GONE % "one")
     hearing.says(aaa=GONE % "two", rec=LACKS, zzz=GONE % "two")
     assert set(hearing.errors()) == {"services/rec"}
     assert (answer(hearing, "aaa"), answer(hearing, "zzz")) == ("two", "two")

@@ -66,7 +66,7 @@ def test_a_call_begins_when_it_is_made(net: Net, way: str) -> None:
         call = stub.Unary(_SOON)
         await soon(lambda: server.seen)
         await soon(call.done)
-        assert server.last().over.is_set()
+        await soon(server.last().over.is_set)
 
     net.run(way, scene)
 

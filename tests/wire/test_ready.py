@@ -28,7 +28,7 @@ def test_waiting_for_an_endpoint_to_appear(net: Net, style: str, method: str) ->
     """With `wait_for_ready` a call to a service without endpoints waits until there is one, and is made then."""
     server = net.server(named=False)
     assert net.settled()
-    timer = _later(0.2, lambda: net.endpoints(server.address))
+    timer = _later(0.12, lambda: net.endpoints(server.address))
     started = time.monotonic()
     ending = talk(net, "mesh", style, method, *_REQUESTS, wait_for_ready=True, timeout=9.0).end()
     timer.join()
@@ -41,7 +41,7 @@ def test_waiting_for_a_server_to_come_up(net: Net, style: str, method: str) -> N
     """With `wait_for_ready` a call to an endpoint where nobody listens yet waits until somebody does."""
     address = dead_address()
     net.endpoints(address)
-    timer = _later(0.3, lambda: net.server(named=False, address=address))
+    timer = _later(0.1, lambda: net.server(named=False, address=address))
     ending = talk(net, "mesh", style, method, *_REQUESTS, wait_for_ready=True, timeout=9.0).end()
     timer.join()
     assert ending[:2] == (_EXPECTED[method], grpc.StatusCode.OK)
@@ -53,19 +53,19 @@ def test_waiting_ends_with_the_deadline(net: Net, style: str, method: str, there
     """A call that waited in vain ends at its deadline, with DEADLINE_EXCEEDED."""
     net.endpoints(*([] if there_is == "no endpoint" else [dead_address()]))
     started = time.monotonic()
-    ending = talk(net, "mesh", style, method, *_REQUESTS, wait_for_ready=True, timeout=0.3).end()
-    assert 0.25 < time.monotonic() - started < 1.5
+    ending = talk(net, "mesh", style, method, *_REQUESTS, wait_for_ready=True, timeout=0.2).end()
+    assert 0.15 < time.monotonic() - started < 1.5
     assert (ending.messages, ending.code) == ([], grpc.StatusCode.DEADLINE_EXCEEDED)
     assert isinstance(ending.error, grpc.RpcError)
 
 
 @each_call
-@pytest.mark.parametrize("wait_for_ready", [None, False, True])
+@pytest.mark.parametrize("wait_for_ready", [None, True])
 def test_a_dead_endpoint_beside_a_live_one(net: Net, style: str, method: str, wait_for_ready: bool | None) -> None:
     """An endpoint that can't be connected costs no call and no request: all of it goes to the one that can."""
     server = net.server(named=False)
     tried = 0
-    for _ in range(6):
+    for _ in range(4):
         dead = dead_address()
         net.endpoints(dead, server.address)
         eventually(lambda dead=dead: net.settled(dead, server.address))
@@ -76,7 +76,7 @@ def test_a_dead_endpoint_beside_a_live_one(net: Net, style: str, method: str, wa
         tried += sum(node.calls for node in net.mesh._nodes.all() if node.address == dead)
     if method in ("ClientStream", "BidiStream"):
         assert {tuple(seen.requests) for seen in server.seen} == {("0", "1", "2")}
-    assert tried <= 12
+    assert tried <= 8
 
 
 @each_call
