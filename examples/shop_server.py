@@ -25,9 +25,7 @@ class Products(shop_pb2_grpc.ProductsServicer):
     def __init__(self, name: str, version: str) -> None:
         self.origin = {"served_by": name, "version": version}
 
-    def GetProduct(
-        self, request: shop_pb2.GetProductRequest, context: grpc.ServicerContext
-    ) -> shop_pb2.Product:
+    def GetProduct(self, request: shop_pb2.GetProductRequest, context: grpc.ServicerContext) -> shop_pb2.Product:
         return shop_pb2.Product(id=request.id, name=f"Teapot {request.id}", price_cents=1999, **self.origin)
 
     def ListProducts(

@@ -20,9 +20,7 @@ def main() -> None:
     options = argparse.ArgumentParser(description="Get products, and count which versions they came from.")
     options.add_argument("--calls", type=int, default=100, help="how many calls to make")
     options.add_argument("--pause", type=float, default=0.0, help="seconds between two calls")
-    options.add_argument(
-        "--header", action="append", default=[], metavar="KEY=VALUE", help="metadata to send"
-    )
+    options.add_argument("--header", action="append", default=[], metavar="KEY=VALUE", help="metadata to send")
     args = options.parse_args()
     metadata = [tuple(header.split("=", 1)) for header in args.header]
 

@@ -54,7 +54,7 @@ def __getattr__(name: str) -> Any:
     home = _HOMES.get(name)
     if home is None:
         raise AttributeError(f"module 'proxyless' has no attribute {name!r}")
-    from importlib import import_module  # noqa: PLC0415 - nothing is imported before it is needed
+    from importlib import import_module
 
     value = getattr(import_module(home), name)
     globals()[name] = value

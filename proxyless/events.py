@@ -141,7 +141,12 @@ def log_event(event: Event) -> None:
         case EndpointsDropped(service, count, reasons):
             log.warning("%d instances of %s are left out: %s", count, _plain(service), _some(reasons))
         case SourceStale(source, watch, reason):
-            log.warning("%s: no answer for %s (%s); the last good state serves on", _plain(source), _plain(watch), _plain(reason))
+            log.warning(
+                "%s: no answer for %s (%s); the last good state serves on",
+                _plain(source),
+                _plain(watch),
+                _plain(reason),
+            )
         case SourceRecovered(source, watch, after):
             log.info("%s: answers again for %s after %.1f s", _plain(source), _plain(watch), after)
         case NodeEjected(destination, address, reason):

@@ -39,7 +39,8 @@ class Explanation:
         return asdict(self)
 
 
-def explain(snapshot: Snapshot, service: str, method: str, metadata: Iterable[tuple[str, Any]] = (), now: float = 0.0
+def explain(
+    snapshot: Snapshot, service: str, method: str, metadata: Iterable[tuple[str, Any]] = (), now: float = 0.0
 ) -> Explanation:
     """Follow a request through `snapshot` without making it. A `fraction` counts as drawn: it is chance."""
     table = snapshot.services.get(service)
@@ -59,7 +60,8 @@ def _refused(service: str, method: str, reason: str, rejected: tuple[Mapping[str
     return Explanation(service, method, None, reason, rejected, (), (), None, None, None, (), {})
 
 
-def _followed(service: str, method: str, route: PlannedRoute, rejected: tuple[Mapping[str, str], ...], now: float
+def _followed(
+    service: str, method: str, route: PlannedRoute, rejected: tuple[Mapping[str, str], ...], now: float
 ) -> Explanation:
     endpoints = tuple(entry for cluster in route.clusters for entry in _endpoints(cluster, now))
     refusal = None
@@ -165,5 +167,3 @@ def _service(table: ServiceTable) -> dict[str, Any]:
         for route in table.routes
     ]
     return {"version": table.version, "rejected": table.rejected or None, "routes": routes}
-
-

@@ -259,7 +259,7 @@ class Mesh:
     def status(self) -> dict[str, Any]:
         """All that is known, JSON-able: documents with their verdicts, endpoints with their state, staleness."""
         self._awaken()
-        from proxyless.explain import status_of  # noqa: PLC0415 - not needed by programs that only call
+        from proxyless.explain import status_of
 
         return status_of(self._slot.current, self._loop.status(), self.labels, self.locality, self._clock())
 
@@ -268,7 +268,7 @@ class Mesh:
 
         Pure: sends nothing and counts nothing. Waits up to 2 s for a service nobody has asked for before.
         """
-        from proxyless.explain import explain  # noqa: PLC0415
+        from proxyless.explain import explain
 
         self.ready(service, timeout=2.0)
         return explain(self._slot.current, service, method, metadata, self._clock())

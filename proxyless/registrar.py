@@ -63,9 +63,7 @@ def register(
     On asyncio use `async with`.
     """
     if not isinstance(server, (grpc.Server, grpc.aio.Server)):
-        raise ConfigError(
-            f"register(server=…) must be a grpc.server() or grpc.aio.server(), got {server!r:.80}"
-        )
+        raise ConfigError(f"register(server=…) must be a grpc.server() or grpc.aio.server(), got {server!r:.80}")
     findings = [
         Finding(name, f"must be {least}, got {value!r:.40}")
         for name, value, least, fits in (

@@ -45,7 +45,7 @@ class Outcome:
         unsent: bool = False,
         refused: str = "",
         error: BaseException | None = None,
-        open: bool = False,  # noqa: A002 - the word for a stream that has begun
+        open: bool = False,
     ) -> None:
         self.code = code
         self.details = details

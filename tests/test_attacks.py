@@ -49,9 +49,7 @@ def attack(text: str | bytes) -> tuple[list[str], float]:
 def test_no_regular_expression_holds_a_call_up(pattern: str, where: str) -> None:
     """ReDoS: 50 x `a` + `!` against patterns that keep a backtracking engine for ever; 1 ms a match."""
     condition = {"path": {"regex": pattern}} if where == "path" else {"headers": {"x-a": {"regex": pattern}}}
-    hearing = (
-        Hearing("web").lives("web", "a:1").says(web=json.dumps({"routes": [{"match": [condition]}, {}]}))
-    )
+    hearing = Hearing("web").lives("web", "a:1").says(web=json.dumps({"routes": [{"match": [condition]}, {}]}))
     value = "a" * 50 + "!"
     took = []
     for number in range(20):
@@ -311,18 +309,14 @@ SCALARS = (
     | st.booleans()
     | st.integers(-(10**29), 10**29)
     | st.floats()
-    | st.sampled_from(
-        ["1s", "5", "a", "", "(", "v1", "UNAVAILABLE", "unavailable", "\n", "proxyless/v1", "a b"]
-    )
+    | st.sampled_from(["1s", "5", "a", "", "(", "v1", "UNAVAILABLE", "unavailable", "\n", "proxyless/v1", "a b"])
     | st.text(max_size=5)
 )
 DOCUMENTS = st.dictionaries(
     KEYS,
     st.recursive(
         SCALARS,
-        lambda inner: (
-            st.lists(inner, max_size=3) | st.dictionaries(KEYS | st.text(max_size=3), inner, max_size=4)
-        ),
+        lambda inner: st.lists(inner, max_size=3) | st.dictionaries(KEYS | st.text(max_size=3), inner, max_size=4),
         max_leaves=12,
     ),
     max_size=4,

@@ -214,9 +214,7 @@ def test_no_finding_shows_a_header_value(document: Any, caplog: pytest.LogCaptur
 
 def test_no_finding_of_another_shows_it_either(caplog: pytest.LogCaptureFixture) -> None:
     """The document is good and its neighbour is not."""
-    hearing = logging_hearing("web").says(
-        web=json.dumps({**GOOD, "trafficPolicy": {"loadBalancer": {"policy": "no"}}})
-    )
+    hearing = logging_hearing("web").says(web=json.dumps({**GOOD, "trafficPolicy": {"loadBalancer": {"policy": "no"}}}))
     hearing.says(web=json.dumps({"routes": [*GOOD["routes"], *GOOD["routes"]]}))
     assert len(hearing.errors()["services/web"]) == 2
     assert SECRET not in json.dumps(hearing.loop.status())

@@ -156,9 +156,7 @@ def test_calls_through_the_mesh_carry_it(mesh: proxyless.Mesh, kind: str) -> Non
 
 
 @pytest.mark.parametrize("kind", ["channel", "aio_channel"])
-def test_a_call_has_the_earlier_of_its_own_and_the_inherited_deadline(
-    mesh: proxyless.Mesh, kind: str
-) -> None:
+def test_a_call_has_the_earlier_of_its_own_and_the_inherited_deadline(mesh: proxyless.Mesh, kind: str) -> None:
     """`timeout=` can shorten what is inherited, and not lengthen it."""
     channel = getattr(mesh, kind)("echo")
     with proxyless.deadline(5.0):

@@ -21,9 +21,7 @@ EXAMPLES = CHECKOUT / "examples"
 @pytest.fixture
 def environment(consul: ConsulAgent, tmp_path: Path) -> dict[str, str]:
     """What a shell has set in which the agent was started, and no more."""
-    kept = {
-        name: value for name, value in os.environ.items() if not name.startswith(("PROXYLESS_", "CONSUL_"))
-    }
+    kept = {name: value for name, value in os.environ.items() if not name.startswith(("PROXYLESS_", "CONSUL_"))}
     return kept | {
         "CONSUL_HTTP_ADDR": consul.address,
         "PYTHONPATH": str(CHECKOUT),
@@ -63,9 +61,7 @@ def test_a_client_finds_the_servers_that_registered(
             assert time.monotonic() < deadline
             time.sleep(0.02)
         command = [sys.executable, str(EXAMPLES / client), "--calls", "40", *options]
-        done = subprocess.run(
-            command, env=environment, capture_output=True, text=True, timeout=30, check=False
-        )
+        done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=30, check=False)
         assert done.stderr == ""
         assert done.returncode == 0
     assert consul.health("product-service", passing=False) == []

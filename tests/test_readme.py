@@ -33,8 +33,8 @@ def test_the_quick_start_document_is_valid_and_routes_as_it_says(mesh_file: Path
     with proxyless.connect(f"file:{mesh_file}") as mesh:
         explained = mesh.explain("product-service", "/shop.Products/GetProduct", [("x-user-tier", "premium")])
         rejected = [document for document in mesh.status()["documents"] if not document["accepted"]]
-    assert [] == rejected
-    assert ("premium-users", "canary") == (explained.route, explained.split[0]["subset"])
+    assert rejected == []
+    assert (explained.route, explained.split[0]["subset"]) == ("premium-users", "canary")
 
 
 @pytest.mark.parametrize("snippet", _blocks("python"))
@@ -64,7 +64,8 @@ def test_the_commands_on_the_file_do_what_they_say(mesh_file: Path) -> None:
 def test_every_command_it_names_is_a_command() -> None:
     """Nobody types a command from the README and is told that it does not exist."""
     named = set(re.findall(r"^    proxyless ([a-z]+)", README, flags=re.MULTILINE))
-    assert named and named <= set(COMMANDS)
+    assert named
+    assert named <= set(COMMANDS)
 
 
 def test_the_make_targets_it_names_exist() -> None:

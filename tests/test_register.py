@@ -100,16 +100,12 @@ def test_what_consul_takes_is_taken() -> None:
 
 def test_what_is_no_server_is_refused() -> None:
     """The first argument is the server, not a channel or its address."""
-    with pytest.raises(
-        proxyless.ConfigError, match=r"must be a grpc.server\(\) or grpc.aio.server\(\), got '"
-    ):
+    with pytest.raises(proxyless.ConfigError, match=r"must be a grpc.server\(\) or grpc.aio.server\(\), got '"):
         proxyless.register("localhost:50051", "shop", port=50051)  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize("url", ["consol://127.0.0.1", "consul://host:port"])
-def test_a_source_that_cant_be_meant_is_refused(
-    server: grpc.Server, url: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_source_that_cant_be_meant_is_refused(server: grpc.Server, url: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """A misspelt PROXYLESS_SOURCE must not leave a server unregistered in silence."""
     monkeypatch.setenv("PROXYLESS_SOURCE", url)
     with pytest.raises(proxyless.ConfigError, match=r"register\('shop'\): "):
@@ -118,15 +114,11 @@ def test_a_source_that_cant_be_meant_is_refused(
 
 def test_the_health_service_of_the_other_kind_of_server_is_refused(server: grpc.Server) -> None:
     """A synchronous server can't answer with asyncio's servicer."""
-    with pytest.raises(
-        proxyless.ConfigError, match=r"health= must be a grpc_health.v1.health.HealthServicer"
-    ):
+    with pytest.raises(proxyless.ConfigError, match=r"health= must be a grpc_health.v1.health.HealthServicer"):
         proxyless.register(server, "shop", port=50051, health=health.aio.HealthServicer())
 
 
-def test_without_a_registry_it_serves_health_and_stops(
-    server: grpc.Server, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_without_a_registry_it_serves_health_and_stops(server: grpc.Server, caplog: pytest.LogCaptureFixture) -> None:
     """With a file as the source one line says that nothing is registered; the rest is as ever."""
     caplog.set_level("INFO", "proxyless")
     port = server.add_insecure_port("127.0.0.1:0")
@@ -182,9 +174,7 @@ def heard(registry: Register, instance: Instance, doubts: Iterable[str] = ()) ->
 
     `doubts` are what its server's health is found to lack, until it lacks nothing."""
     found = iter(doubts)
-    presence = Presence(
-        instance, lambda: registry, interval=0.01, doubt=lambda *_: next(found, ""), rng=lambda: 1.0
-    )
+    presence = Presence(instance, lambda: registry, interval=0.01, doubt=lambda *_: next(found, ""), rng=lambda: 1.0)
     presence.start()
     assert registry.done.wait(5)
     presence.leave()

@@ -123,9 +123,7 @@ class Known:
     def compiled(self, *wanted: str) -> Compiled:
         """Snapshot or findings, for a process that calls `wanted` (default: web)."""
         self._version += 1
-        world = World(
-            frozenset(wanted or ("web",)), self.services, self.mesh, self.endpoints, {}, self.rejected
-        )
+        world = World(frozenset(wanted or ("web",)), self.services, self.mesh, self.endpoints, {}, self.rejected)
         return self._compiler.compile(world, self._version)
 
     def snapshot(self, *wanted: str) -> Snapshot:

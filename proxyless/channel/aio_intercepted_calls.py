@@ -28,9 +28,7 @@ STYLES_MIXED = "The iterator and read/write APIs may not be mixed on a single RP
 class LocalStatus(grpc.aio.Call):
     """The status of a call that no server answers for: it ended above the wire. Over from the start."""
 
-    def __init__(
-        self, code: grpc.StatusCode, details: str = "", error: grpc.aio.AioRpcError | None = None
-    ) -> None:
+    def __init__(self, code: grpc.StatusCode, details: str = "", error: grpc.aio.AioRpcError | None = None) -> None:
         self._code = code
         self._details = details
         self._error = error

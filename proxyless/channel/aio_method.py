@@ -32,14 +32,18 @@ class _Method:
         self._channel = channel
         self._method = method
         signature = (method, serialize, deserialize, bool(registered))
-        self._wires = AioWires(
-            self._arity, signature, channel.profile, channel.subchannels, channel.forget_ended_loops
-        )
+        self._wires = AioWires(self._arity, signature, channel.profile, channel.subchannels, channel.forget_ended_loops)
         # The list itself: libraries append to it after the channel, and even the stub, was made.
         self._interceptors: list[Any] = getattr(channel, f"_{self._arity}_interceptors")
 
     def _direct(
-        self, request: Any, timeout: Any, metadata: Any, credentials: Any, wait_for_ready: Any, compression: Any
+        self,
+        request: Any,
+        timeout: Any,
+        metadata: Any,
+        credentials: Any,
+        wait_for_ready: Any,
+        compression: Any,
     ) -> Any:
         channel = self._channel
         rpc = channel.rpc(self._method, timeout, metadata, wait_for_ready, self._replayable)
@@ -49,14 +53,24 @@ class _Method:
         return call
 
     def _direct_stream(
-        self, request: Any, timeout: Any, metadata: Any, credentials: Any, wait_for_ready: Any, compression: Any
+        self,
+        request: Any,
+        timeout: Any,
+        metadata: Any,
+        credentials: Any,
+        wait_for_ready: Any,
+        compression: Any,
     ) -> Any:
-        return _Method._direct(
-            self, aio_requests(request), timeout, metadata, credentials, wait_for_ready, compression
-        )
+        return _Method._direct(self, aio_requests(request), timeout, metadata, credentials, wait_for_ready, compression)
 
     def _around(
-        self, request: Any, timeout: Any, metadata: Any, credentials: Any, wait_for_ready: Any, compression: Any
+        self,
+        request: Any,
+        timeout: Any,
+        metadata: Any,
+        credentials: Any,
+        wait_for_ready: Any,
+        compression: Any,
     ) -> Any:
         def invoke(
             method: str,
@@ -72,7 +86,14 @@ class _Method:
 
         intercepted = type(self)._intercepted
         return intercepted(
-            list(self._interceptors), invoke, self._method, request, timeout, metadata, credentials, wait_for_ready
+            list(self._interceptors),
+            invoke,
+            self._method,
+            request,
+            timeout,
+            metadata,
+            credentials,
+            wait_for_ready,
         )
 
     def _renamed(self, method: str) -> _Method:

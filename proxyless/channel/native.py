@@ -24,7 +24,7 @@ def aio_factories() -> tuple[Callable[..., grpc.aio.Channel], Callable[..., grpc
     """(aio.insecure_channel, aio.secure_channel) as grpcio defined them."""
     module: Any = grpc.aio
     try:
-        from grpc.aio import _channel as module  # noqa: PLC0415 - the adapter's whole purpose
+        from grpc.aio import _channel as module
     except ImportError:  # pragma: no cover - a grpcio that moved it; the public names serve
         pass
     return module.insecure_channel, module.secure_channel

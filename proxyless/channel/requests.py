@@ -14,7 +14,8 @@ from collections.abc import AsyncIterable, AsyncIterator, Iterator
 from typing import Any
 
 KEPT = 8
-"""Requests that are kept. grpcio asks for the next one when the one before has been handed to a connection, or when
+"""Requests that are kept. grpcio asks for the next one when the one before has been handed to a connection,
+or when
 the attempt is failing: an attempt that was never connected takes one, or two, and never so many."""
 
 

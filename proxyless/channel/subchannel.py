@@ -26,7 +26,8 @@ from proxyless.model.traffic import Connection
 T = TypeVar("T")
 
 LINGER = 1.0
-"""Seconds between the last call on an unnamed endpoint and the closing of its connection: a call that read the
+"""Seconds between the last call on an unnamed endpoint and the closing of its connection: a call that read
+the
 snapshot just before the swap has long picked and begun by then."""
 
 
@@ -122,9 +123,9 @@ class Subchannels:
                 raise ValueError("the mesh is closed: no endpoint can be connected any more")
             if loop is not None and self._aio_lost:
                 raise grpc.aio.UsageError(
-                    "this process was forked while grpcio's asyncio API was in use, and grpcio can't use it here "
-                    "then (it would hang): fork before the first asyncio call, or end the loop before the fork, "
-                    "or make blocking calls in the child"
+                    "this process was forked while grpcio's asyncio API was in use, and in such a child that API "
+                    "would hang: fork before the first asyncio call, or end the loop before the fork, or make "
+                    "blocking calls in the child"
                 )
             options = profile.arguments(connection)
             if profile.credentials is None:
@@ -165,7 +166,8 @@ class Subchannels:
     def renew(self) -> None:
         """In a forked child: the parent's channels are dropped, not closed; touching them could hang."""
         abandon(*self._channels.values())
-        # One thread polls for all asyncio channels of a process. It lives while there are any, and not in a child.
+        # One thread polls for all asyncio channels of a process. It lives while there are any, and not in a
+        # child.
         self._aio_lost = self._aio_lost or any(key[0] is not None for key in self._channels)
         self._channels = {}
         self._lock = threading.Lock()

@@ -34,7 +34,13 @@ class CallFuture(grpc.Call, grpc.Future):  # type: ignore[type-arg]
     """
 
     def __init__(
-        self, channel: MeshChannel, wires: SyncWires, rpc: Rpc, request: Any, credentials: Any, compression: Any
+        self,
+        channel: MeshChannel,
+        wires: SyncWires,
+        rpc: Rpc,
+        request: Any,
+        credentials: Any,
+        compression: Any,
     ) -> None:
         self._channel = channel
         self._wires = wires
@@ -218,9 +224,20 @@ class CallFuture(grpc.Call, grpc.Future):  # type: ignore[type-arg]
         return False
 
     def initial_metadata(self) -> Any:
+        while True:
+            native = self._attempt_after(None)
+            if native is None:
+                return ()
+            metadata = native.initial_metadata()
+            # Where that attempt is over and another follows, its metadata will be the call's.
+            if native.is_active() or self._attempt_after(native) is native:
+                return metadata
+
+    def _attempt_after(self, native: Any) -> Any:
+        """The attempt that follows `native`; the last there was, once the call is over."""
         with self._changed:
-            self._changed.wait_for(lambda: self._native is not None or self._outcome is not None)
-        return () if self._native is None else self._native.initial_metadata()
+            self._changed.wait_for(lambda: self._native is not native or self._outcome is not None)
+            return self._native
 
     def trailing_metadata(self) -> Any:
         outcome = self._final()
@@ -312,5 +329,6 @@ class _Waiter:
                 return
             self._over = True
         self._slot.unsubscribe(self._look)
-        # Not here: this may be the publishing thread, and what the caller does when called back may wait for it.
+        # Not here: this may be the publishing thread, and what the caller does when called back may wait for
+        # it.
         self._timers.after(0.0, lambda: self._resume(reply))

@@ -1,7 +1,7 @@
 """How far a response stream has come, for threads: its script, and the attempt that is being made.
 
 Callbacks of grpcio, timers and the snapshot slot keep this object alive, and it must not keep the caller's
-(`StreamCall`) alive in turn, for a stream that its caller lets go of is cancelled, as grpcio does with its own.
+(`StreamCall`) alive in turn: a stream that its caller lets go of is cancelled, as grpcio's own are.
 """
 
 from __future__ import annotations

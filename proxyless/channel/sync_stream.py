@@ -46,24 +46,28 @@ class StreamCall(grpc.Call, grpc.Future):  # type: ignore[type-arg]
         while True:
             native = self.native
             if native is None:
-                with progress.changed:
-                    progress.changed.wait_for(lambda: self.native is not None or progress.outcome is not None)
-                    if self.native is None:
-                        raise self._end()
+                self._await_news_after(None)
+                if self.native is None:
+                    raise self._end()
                 continue
             try:
                 message = next(native)
             except (StopIteration, grpc.RpcError):
                 # The end of this attempt. What it means is the script's to say: the end of the call, or not.
                 progress.reader_saw_end_of(native)
-                with progress.changed:
-                    progress.changed.wait_for(lambda: self.native is not native or progress.outcome is not None)  # noqa: B023
-                    if self.native is native:
-                        raise self._end() from None
+                self._await_news_after(native)
+                if self.native is native:
+                    raise self._end() from None
                 continue
             if not progress.committed:
                 progress.commit()
             return message
+
+    def _await_news_after(self, native: Any, timeout: float | None = None) -> bool:
+        """Wait until the call is over, or another attempt than `native` is being made."""
+        progress = self._progress
+        with progress.changed:
+            return progress.changed.wait_for(lambda: self.native is not native or progress.outcome is not None, timeout)
 
     def next(self) -> Any:
         """`next(call)`, by its old name."""
@@ -140,21 +144,18 @@ class StreamCall(grpc.Call, grpc.Future):  # type: ignore[type-arg]
             fn(self)
 
     def initial_metadata(self) -> Any:
-        progress = self._progress
         while True:
-            with progress.changed:
-                progress.changed.wait_for(lambda: self.native is not None or progress.outcome is not None)
-                native = self.native
+            self._await_news_after(None)
+            native = self.native
             if native is None:
                 return ()
             metadata = native.initial_metadata()
-            with progress.changed:
-                if progress.outcome is not None or native.is_active():
-                    return metadata
-                # That attempt is over, and if another follows its metadata will be the call's.
-                progress.changed.wait_for(lambda: self.native is not native or progress.outcome is not None)  # noqa: B023
-                if self.native is native:
-                    return metadata
+            if native.is_active():
+                return metadata
+            # That attempt is over, and if another follows, its metadata will be the call's.
+            self._await_news_after(native)
+            if self.native is native:
+                return metadata
 
     def trailing_metadata(self) -> Any:
         outcome = self._final(None)
@@ -180,19 +181,15 @@ class StreamCall(grpc.Call, grpc.Future):  # type: ignore[type-arg]
         while progress.outcome is None:
             native = self.native
             if native is not None:
-                # A stream that no thread reads for us (SingleThreadedUnaryStream) raises UsageError here, as it
-                # would for whoever asked grpcio.
+                # A stream that no thread reads for us (SingleThreadedUnaryStream) raises UsageError here, as it would
+                # for whoever asked grpcio.
                 try:
                     native.exception(timeout=0)
                 except (grpc.FutureTimeoutError, grpc.FutureCancelledError):
                     pass
             left = None if until is None else until - progress.channel.clock()
-            with progress.changed:
-                if not progress.changed.wait_for(
-                    lambda: progress.outcome is not None or self.native is not native,  # noqa: B023
-                    left,
-                ):
-                    raise grpc.FutureTimeoutError()
+            if not self._await_news_after(native, left):
+                raise grpc.FutureTimeoutError()
         return progress.outcome
 
     def _done(self, timeout: float | None) -> Outcome:

@@ -15,17 +15,20 @@ _KEY = re.compile(r"[0-9a-z_.-]+")
 _KNOWN_KEYS: set[str] = set()
 _MOST_KNOWN = 4096
 
-FORBIDDEN = frozenset(
-    "te host connection keep-alive proxy-connection transfer-encoding upgrade content-length".split()
-)
+FORBIDDEN = frozenset("te host connection keep-alive proxy-connection transfer-encoding upgrade content-length".split())
 """Keys that end the whole HTTP/2 connection, or are meant for it alone (RFC 9113, 8.2.2)."""
 
-_NEVER_SENT = ("failed to connect to all addresses", "connections to all backends failing", "empty address list")
+_NEVER_SENT = (
+    "failed to connect to all addresses",
+    "connections to all backends failing",
+    "empty address list",
+)
 """How C-core's messages begin when a connection could not be made (`pick_first.cc`): the request never left."""
 
 
 def checked(metadata: Iterable[tuple[str, str | bytes]]) -> Any:
-    """The caller's metadata, once it is known to be harmless; else raises ValueError, or TypeError as grpcio does.
+    """The caller's metadata, once it is known to be harmless; else raises ValueError, or TypeError as grpcio
+    does.
 
     One hostile value can end a connection that others share (CVE-2023-32731 and kin), so what HTTP/2 forbids
     is refused here, before any connection sees it.
@@ -39,11 +42,10 @@ def checked(metadata: Iterable[tuple[str, str | bytes]]) -> Any:
             _check_key(key)
         if key[-4:] == "-bin":
             continue
-        if isinstance(value, bytes):
-            value = value.decode("latin-1")
-        elif not isinstance(value, str):
+        if not isinstance(value, (str, bytes)):
             raise TypeError(f"metadata {key!r} has a value that is neither str nor bytes: {type(value).__name__}")
-        if not (value.isascii() and value.isprintable()):
+        text = value.decode("latin-1") if isinstance(value, bytes) else value
+        if not (text.isascii() and text.isprintable()):
             raise ValueError(
                 f"metadata {key!r} has a value that HTTP/2 can't carry (control or non-ASCII characters); "
                 f"encode it, or use a key that ends in -bin with bytes"
@@ -62,9 +64,7 @@ def _check_key(key: str) -> None:
     if not _KEY.fullmatch(key):
         raise ValueError(f"metadata key {key!r} is not lower-case letters, digits and _ . -")
     if key in FORBIDDEN:
-        raise ValueError(
-            f"metadata key {key!r} belongs to HTTP/2 itself and could end the connection for every caller"
-        )
+        raise ValueError(f"metadata key {key!r} belongs to HTTP/2 itself and could end the connection for every caller")
     if len(_KNOWN_KEYS) < _MOST_KNOWN:
         _KNOWN_KEYS.add(key)
 

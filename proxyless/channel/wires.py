@@ -21,9 +21,7 @@ class SyncWires:
 
     __slots__ = ("_arity", "_known", "_profile", "_subchannels", "signature")
 
-    def __init__(
-        self, arity: str, signature: tuple[Any, ...], profile: Profile, subchannels: Subchannels
-    ) -> None:
+    def __init__(self, arity: str, signature: tuple[Any, ...], profile: Profile, subchannels: Subchannels) -> None:
         self._arity = arity
         self.signature = signature
         self._profile = profile

@@ -100,9 +100,7 @@ def _version(wanted: bool) -> None:
         raise typer.Exit
 
 
-@app.callback(
-    epilog="Exit codes: 0 all is well, 1 something was found, 2 misused, 3 the source can't be reached."
-)
+@app.callback(epilog="Exit codes: 0 all is well, 1 something was found, 2 misused, 3 the source can't be reached.")
 def _root(
     version: Annotated[
         bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version and end.")

@@ -41,9 +41,7 @@ def apply(
             screen.note(assumed)
         for path in files:
             if endpoint_names(path):
-                screen.note(
-                    f"{path}: `endpoints` are for a file: source and not written; Consul has a catalog"
-                )
+                screen.note(f"{path}: `endpoints` are for a file: source and not written; Consul has a catalog")
         if found.findings:
             raise Failure(f"nothing was written to {store.name}:", *map(str, found.findings))
         if not given:
@@ -99,8 +97,6 @@ def _tell(results: list[dict[str, Any]], *, dry_run: bool, output: Format) -> No
     for one in results:
         version = f" (version {one['version']})" if one["version"] else ""
         would = "would be " if dry_run and one["action"] != "unchanged" else ""
-        screen.line(
-            f"{one['document']:<{width}}   ", (f"{would}{one['action']}", _STYLES[one["action"]]), version
-        )
+        screen.line(f"{one['document']:<{width}}   ", (f"{would}{one['action']}", _STYLES[one["action"]]), version)
     if dry_run:
         screen.note("a dry run: all is valid, and nothing was written")

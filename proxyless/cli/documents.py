@@ -31,9 +31,7 @@ def kv(source: str | None, verb: str) -> Iterator[KvStore]:
             "to write to Consul, name it: --source consul://HOST:PORT",
         )
     if not where.is_consul:
-        raise Misuse(
-            f"documents of {where} can't be {verb} from here; --source consul://HOST:PORT names a Consul"
-        )
+        raise Misuse(f"documents of {where} can't be {verb} from here; --source consul://HOST:PORT names a Consul")
     with _open(where) as store:
         yield store
 
@@ -54,9 +52,7 @@ def stored(source: str | None) -> tuple[str, Mapping[str, RawDocument]]:
         with _open(where) as store:
             return store.name, store.documents()
     if where.scheme != "file":
-        raise Misuse(
-            f"{where} is a plug-in's, and documents can't be read from it here; see `proxyless status`"
-        )
+        raise Misuse(f"{where} is a plug-in's, and documents can't be read from it here; see `proxyless status`")
     if not where.path.exists():
         raise unreachable(where, "no such file or folder")
     made = {}
@@ -67,9 +63,7 @@ def stored(source: str | None) -> tuple[str, Mapping[str, RawDocument]]:
         except UnicodeDecodeError:
             pass  # the dialect says so
         raw = draft.raw
-        made[draft.key] = RawDocument(
-            raw.key, text, raw.version, raw.origin, raw.data, raw.lines, raw.findings
-        )
+        made[draft.key] = RawDocument(raw.key, text, raw.version, raw.origin, raw.data, raw.lines, raw.findings)
     return str(where), made
 
 
@@ -77,7 +71,5 @@ def missing(which: str, name: str, documents: Mapping[str, RawDocument]) -> Fail
     """That there is no such document, and which there are."""
     known = sorted(key.removeprefix(SERVICES) for key in documents)
     near = difflib.get_close_matches(which, known, n=1)
-    hint = (
-        f'did you mean "{near[0]}"?' if near else f"there are documents for: {', '.join(known) or 'nothing'}"
-    )
+    hint = f'did you mean "{near[0]}"?' if near else f"there are documents for: {', '.join(known) or 'nothing'}"
     return Failure(f"there is no document for {which} at {name}, so the defaults hold", hint)

@@ -30,9 +30,7 @@ Headers = Annotated[
 ]
 Samples = Annotated[
     int,
-    typer.Option(
-        "--samples", metavar="N", min=0, max=1_000_000, help="Draw N times, and count where calls go."
-    ),
+    typer.Option("--samples", metavar="N", min=0, max=1_000_000, help="Draw N times, and count where calls go."),
 ]
 Seed = Annotated[int, typer.Option("--seed", help="Of the draws: the same seed gives the same draws.")]
 

@@ -61,9 +61,7 @@ def broken_by_deleting(key: str, stored: Mapping[str, RawDocument]) -> list[Loca
     return _newly_wrong(before, after, ())
 
 
-def beside(
-    keys: Iterable[str], stored: Mapping[str, RawDocument], values: Mapping[str, Value]
-) -> dict[str, str]:
+def beside(keys: Iterable[str], stored: Mapping[str, RawDocument], values: Mapping[str, Value]) -> dict[str, str]:
     """The stored documents that a change of `keys` was judged by, with versions: referred to, referring.
 
     `values` are the documents as they will be, where they differ from the stored ones.
@@ -132,9 +130,7 @@ def _trusting(values: Mapping[str, Value], trusted: Callable[[str], bool]) -> di
     return world
 
 
-def _newly_wrong(
-    before: Mapping[str, Value], after: Mapping[str, Value], touched: Iterable[str]
-) -> list[Located]:
+def _newly_wrong(before: Mapping[str, Value], after: Mapping[str, Value], touched: Iterable[str]) -> list[Located]:
     """What is wrong with documents that are not touched, and was not before: the touched ones break them."""
     earlier = _check(before)
     return [
@@ -162,9 +158,7 @@ def _decoded(stored: Mapping[str, RawDocument], said: list[str]) -> dict[str, Va
 def _check(values: Mapping[str, Value]) -> Mapping[str, Sequence[Finding]]:
     """What only shows when documents stand side by side: the compiler's first step, and no more."""
     services = {
-        key.removeprefix(SERVICES): value
-        for key, value in values.items()
-        if isinstance(value, ServiceDocument)
+        key.removeprefix(SERVICES): value for key, value in values.items() if isinstance(value, ServiceDocument)
     }
     mesh = values.get(MESH_KEY)
     world = World(frozenset(), services, mesh if isinstance(mesh, MeshDocument) else MeshDocument(), {})

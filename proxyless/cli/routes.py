@@ -59,9 +59,7 @@ def _leads_to(service: str, route: PlannedRoute) -> str:
     if len(route.clusters) == 1:
         return destination(*route.clusters[0].key, of=service)
     parts = zip(route.clusters, route.shares, strict=False)
-    return ", ".join(
-        f"{percent(100 * share)} {destination(*cluster.key, of=service)}" for cluster, share in parts
-    )
+    return ", ".join(f"{percent(100 * share)} {destination(*cluster.key, of=service)}" for cluster, share in parts)
 
 
 def destination(service: str, subset: str | None, of: str = "") -> str:
@@ -89,6 +87,7 @@ def matching(blocks: tuple[Match, ...]) -> str:
 
 
 def _conditions(block: Match) -> list[str]:
+    from proxyless.model.matches import veiled
     from proxyless.policy.matcher import describe
 
     words = []
@@ -98,8 +97,8 @@ def _conditions(block: Match) -> list[str]:
         words.append(f"method {block.grpc.service}/{block.grpc.method or '*'}")
     if block.authority is not None:
         words.append(f"authority {describe(block.authority)}")
-    words += [f"{name} {describe(match)}" for name, match in block.headers.items()]
-    words += [f"not {name} {describe(match)}" for name, match in block.without_headers.items()]
+    words += [f"{name} {describe(veiled(name, match))}" for name, match in block.headers.items()]
+    words += [f"not {name} {describe(veiled(name, match))}" for name, match in block.without_headers.items()]
     words += [f"client has {name}={value}" for name, value in block.source_labels.items()]
     if block.fraction is not None:
         words.append(f"{percent(block.fraction)} of them")

@@ -195,9 +195,7 @@ def unreachable(where: Address, reason: str) -> Unreachable:
         return Unreachable(f"no state from {settings.name}: {reason}", check, _named(where))
     if where.scheme == "file":
         here = "" if where.path.is_absolute() else f" (a relative path counts from {Path.cwd()})"
-        return Unreachable(
-            f"no state from {where}: {reason}", f"check the path {where.path}{here}", _named(where)
-        )
+        return Unreachable(f"no state from {where}: {reason}", f"check the path {where.path}{here}", _named(where))
     return Unreachable(f"no state from {where}: {reason}", _named(where))
 
 

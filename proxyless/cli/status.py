@@ -29,9 +29,7 @@ def status(source: Source = None, output: Output = Format.table) -> int:
 
 
 def _head(view: View) -> None:
-    screen.line(
-        "Source     ", view.name, "   ", ("NOT ANSWERING", BAD) if view.trouble else ("in sync", GOOD)
-    )
+    screen.line("Source     ", view.name, "   ", ("NOT ANSWERING", BAD) if view.trouble else ("in sync", GOOD))
     labels = ", ".join(f"{key}={value}" for key, value in view.status["labels"].items())
     if labels or view.status["locality"]:
         screen.line("Client     ", f"labels {labels or NONE}, locality {view.status['locality'] or NONE}")
@@ -40,12 +38,8 @@ def _head(view: View) -> None:
 def _documents(documents: list[dict[str, Any]]) -> None:
     screen.line()
     if not documents:
-        screen.line(
-            "No document: every call goes to every healthy instance of its service, with the defaults."
-        )
-        screen.line(
-            ("`proxyless services` lists them, `proxyless endpoints SERVICE` shows where one leads.", QUIET)
-        )
+        screen.line("No document: every call goes to every healthy instance of its service, with the defaults.")
+        screen.line(("`proxyless services` lists them, `proxyless endpoints SERVICE` shows where one leads.", QUIET))
         return
     rows = [(document["document"], document["version"] or NONE, _verdict(document)) for document in documents]
     screen.table(("DOCUMENT", "VERSION", "STATE"), rows)
@@ -78,9 +72,7 @@ def _destinations(view: View) -> None:
         states.setdefault((entry["service"], entry["subset"] or ""), Counter())[entry["state"]] += 1
     for key, cluster in sorted(view.snapshot.clusters.items()):
         counted = states.get((key.service, key.subset), Counter())
-        rows.append(
-            (key.service, key.subset or NONE, str(sum(counted.values())), _in_words(counted, cluster.known))
-        )
+        rows.append((key.service, key.subset or NONE, str(sum(counted.values())), _in_words(counted, cluster.known)))
     if rows:
         screen.line()
         screen.table(("SERVICE", "SUBSET", "ENDPOINTS", "STATE"), rows)

@@ -96,9 +96,7 @@ class _Parser:
             self._fail("half of a surrogate pair", "text that UTF-8 can carry", wrong.start)
         test = self._expression(0)
         if self._at < len(self._text):
-            expected = (
-                '"and" or "or" between white space, or the end; a value such as "web-1" needs its quotes'
-            )
+            expected = '"and" or "or" between white space, or the end; a value such as "web-1" needs its quotes'
             self._fail("the match ended before this", expected)
         return test
 
@@ -155,9 +153,7 @@ class _Parser:
             self._fail('no selector after "in"', "a path such as Service.Tags, unquoted")
         return self._bind(self._path(), "not in" if op[1] else "in", op, value, start)
 
-    def _bind(
-        self, path: list[_Part], operator: str, found: re.Match[str], value: str = "", value_at: int = 0
-    ) -> Test:
+    def _bind(self, path: list[_Part], operator: str, found: re.Match[str], value: str = "", value_at: int = 0) -> Test:
         try:
             return bind([part.name for part in path], operator, value)
         except Misuse as wrong:

@@ -240,9 +240,7 @@ def destinations(service: str, route: Route) -> list[ClusterKey]:
     return [ClusterKey(split.service or service, split.subset or "") for split in route.split or (Split(),)]
 
 
-def select(
-    endpoints: Sequence[Endpoint], only_passing: bool, filter_: str, subset: Subset | None
-) -> list[Endpoint]:
+def select(endpoints: Sequence[Endpoint], only_passing: bool, filter_: str, subset: Subset | None) -> list[Endpoint]:
     """The endpoints that may be called: healthy enough, weighing something, and in the subset."""
     members = [
         endpoint

@@ -166,9 +166,7 @@ class ConsulSource:
         if watch is not None:
             watch.close()
 
-    def assume(
-        self, documents: Mapping[str, RawDocument], endpoints: Mapping[Watched, Sequence[Endpoint]]
-    ) -> None:
+    def assume(self, documents: Mapping[str, RawDocument], endpoints: Mapping[Watched, Sequence[Endpoint]]) -> None:
         with self._lock:
             watches = list(self._watches.items())
         for watched, watch in watches:

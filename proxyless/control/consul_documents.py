@@ -96,9 +96,7 @@ class Documents:
     def _none(self, news: News) -> float | None:
         self._vanishing.told(news)
         if self._forbidden():
-            self.doubt = (
-                f"the token may no longer read {self._prefix}/ in KV; documents stay; {self._grant()}"
-            )
+            self.doubt = f"the token may no longer read {self._prefix}/ in KV; documents stay; {self._grant()}"
             self._vanishing.impossible()
             return LATER
         if self._vanishing.unmoved(news):
@@ -136,9 +134,7 @@ class Documents:
             if key in ("", full) or (key != MESH_KEY and (service in ("", key) or "/" in service)):
                 continue
             try:
-                documents[key] = RawDocument(
-                    key, _text(entry), str(entry.get("ModifyIndex")), f"consul:{full}"
-                )
+                documents[key] = RawDocument(key, _text(entry), str(entry.get("ModifyIndex")), f"consul:{full}")
             except ValueError:
                 unreadable = f"Consul's answer about {full} is not base64; it stays as it was"
                 if key in self._known:

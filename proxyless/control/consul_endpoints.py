@@ -82,7 +82,7 @@ class Endpoints:
             # A server without a leader: what it has is true, what it has not may be new to it.
             self.doubt = "instances are missing from the answer of a server without a leader; they stay"
         elif stay := self._stragglers.among(missing, broken=broken):
-            self.doubt = f"{len(stay)} instances are missing since Consul was restarted or away; they stay for a while"
+            self.doubt = f"{len(stay)} missing since Consul was restarted or away; they stay for a while"
         self._known = [*endpoints, *(missing[address] for address in missing if address in stay)]
         self._tell(self._known, dropped)
         return SOON if fragile and missing else self._stragglers.remaining()

@@ -126,9 +126,7 @@ class Transport(consul.std.HTTPClient):  # type: ignore[misc]  # py-consul has n
         """py-consul's one number is the patience for an answer; a connection has its own."""
         return CONNECT_WITHIN, super().timeout(params)
 
-    def fetch(
-        self, path: str, params: Sequence[tuple[str, str]], headers: dict[str, str], timeout: float
-    ) -> Answer:
+    def fetch(self, path: str, params: Sequence[tuple[str, str]], headers: dict[str, str], timeout: float) -> Answer:
         """GET a path that is quoted already, whatever the status is. Raises Unanswered."""
         if self.connections.closed:
             raise Unanswered("the client is closed")
@@ -170,9 +168,7 @@ class ConsulClient(consul.Consul):  # type: ignore[misc]  # py-consul has no typ
         )
         self.token = None  # py-consul took CONSUL_HTTP_TOKEN, which is the settings' business
 
-    def http_connect(
-        self, host: str, port: int, scheme: str, verify: Any = True, cert: Any = None
-    ) -> Transport:
+    def http_connect(self, host: str, port: int, scheme: str, verify: Any = True, cert: Any = None) -> Transport:
         return Transport(
             host,
             port,

@@ -80,13 +80,9 @@ class ConsulSettings:
         except ValueError:
             raise ValueError(f"the source is no URL; write {_FORM}") from None
         if parts.scheme not in ("consul", "consul+https"):
-            raise ValueError(
-                f"the source must begin with consul:// or consul+https://, not {parts.scheme[:20]!r}"
-            )
+            raise ValueError(f"the source must begin with consul:// or consul+https://, not {parts.scheme[:20]!r}")
         if parts.path not in ("", "/") or parts.fragment:
-            raise ValueError(
-                f"a Consul source has neither a path nor a #; the prefix is a parameter: {_FORM}"
-            )
+            raise ValueError(f"a Consul source has neither a path nor a #; the prefix is a parameter: {_FORM}")
         given = _parameters(parts.query)
         tls = parts.scheme == "consul+https"
         if parts.netloc:
@@ -178,9 +174,7 @@ def _from_address(address: str) -> tuple[str, int, bool]:
     if scheme == "unix":
         raise ValueError("CONSUL_HTTP_ADDR is a unix socket, which is not supported; give the host:port")
     if scheme not in ("http", "https"):
-        raise ValueError(
-            f"CONSUL_HTTP_ADDR must begin with http:// or https:// or neither, not {scheme[:20]!r}"
-        )
+        raise ValueError(f"CONSUL_HTTP_ADDR must begin with http:// or https:// or neither, not {scheme[:20]!r}")
     host, port = _host_port(rest.rstrip("/"), "CONSUL_HTTP_ADDR")
     # With a scheme it is a URL, and its port then the scheme's own: so Consul's clients read it.
     return host, port or (443 if scheme == "https" else 80), scheme == "https"
@@ -233,9 +227,7 @@ def _truth(given: Mapping[str, str], key: str, *, default: bool) -> bool:
 def _token(text: str, where: str) -> str:
     token = text.strip()
     if not all("!" <= c <= "~" for c in token):
-        raise ValueError(
-            f"{where} holds characters that a token can't have: it is one word of printable ASCII"
-        )
+        raise ValueError(f"{where} holds characters that a token can't have: it is one word of printable ASCII")
     return token
 
 

@@ -116,9 +116,7 @@ class Instances:
         except Invalid as e:
             return f"{name}: {e}"
 
-    def _endpoint(
-        self, node: Mapping[str, Any], service: Mapping[str, Any], checks: list[Any], text: str
-    ) -> Endpoint:
+    def _endpoint(self, node: Mapping[str, Any], service: Mapping[str, Any], checks: list[Any], text: str) -> Endpoint:
         meta = _part(service, "Meta", _OBJECT)
         weights = _part(service, "Weights", _OBJECT)
         passing = _part(weights, "Passing", 1)
@@ -152,9 +150,7 @@ class Instances:
             raise Invalid(("port", "is a unix socket, which nobody else can reach" if socket else forgotten))
         return f"[{host}]:{port}" if ":" in host and not host.startswith("[") else f"{host}:{port}"
 
-    def _locality(
-        self, node: Mapping[str, Any], service: Mapping[str, Any], meta: Mapping[str, Any]
-    ) -> Locality:
+    def _locality(self, node: Mapping[str, Any], service: Mapping[str, Any], meta: Mapping[str, Any]) -> Locality:
         """The first of the places where it may be said; where none names a region the datacenter is it."""
         node_meta = _part(node, "Meta", _OBJECT)
         region = zone = subzone = ""

@@ -215,9 +215,7 @@ class Loop:
             if told.get(key) != self._rejected.get(key):  # once a version, however often it is told
                 self._emit(event)
 
-    def _settle(
-        self, keys: Sequence[str], last_good: Mapping[str, Accepted], news: dict[str, ConfigRejected]
-    ) -> None:
+    def _settle(self, keys: Sequence[str], last_good: Mapping[str, Accepted], news: dict[str, ConfigRejected]) -> None:
         """Take back, one by one, the documents among `keys` that can't stand beside the others."""
         suspects = [key for key in keys if self._accepted.get(key) is not last_good.get(key)]
         while True:

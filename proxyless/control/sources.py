@@ -17,8 +17,8 @@ Factory = Callable[[], tuple[Source, Cache | None]]
 
 
 def _consul(url: str) -> Factory:
-    from proxyless.control.consul import ConsulSource  # noqa: PLC0415 - py-consul costs 130 ms to import
-    from proxyless.control.consul_settings import ConsulSettings  # noqa: PLC0415
+    from proxyless.control.consul import ConsulSource
+    from proxyless.control.consul_settings import ConsulSettings
 
     settings = ConsulSettings.parse(url)
     folder = Path(settings.snapshot) if settings.snapshot else default_folder()
@@ -32,7 +32,7 @@ def _consul(url: str) -> Factory:
 
 
 def _file(url: str) -> Factory:
-    from proxyless.control.file import FileSource  # noqa: PLC0415
+    from proxyless.control.file import FileSource
 
     path = url.partition(":")[2]
     path = path.removeprefix("//") if path.startswith("//") else path

@@ -185,9 +185,7 @@ class KvStore:
         http = self._client.http
         http.connections_timeout = ANSWER_WITHIN * 2
         try:
-            return http.put(
-                lambda answer: answer, path, params=[*params, *self._place], data=body, headers=headers
-            )
+            return http.put(lambda answer: answer, path, params=[*params, *self._place], data=body, headers=headers)
         except requests.exceptions.ConnectTimeout:
             raise Unanswered("no connection; nothing was written") from None
         except (requests.RequestException, OSError) as lost:

@@ -98,9 +98,7 @@ def render_path(path: Path) -> str:
 def _decoded(text: str | bytes, noun: str) -> str | Finding:
     """The text without its BOM, or why it isn't read at all."""
     # No text has fewer bytes than characters, so what is far too large isn't even encoded.
-    whole = (
-        text if len(text) > MAX_BYTES or isinstance(text, bytes) else text.encode("utf-8", "surrogatepass")
-    )
+    whole = text if len(text) > MAX_BYTES or isinstance(text, bytes) else text.encode("utf-8", "surrogatepass")
     if len(whole) > MAX_BYTES:
         hint = "Consul stores no larger value; give every service its own document"
         return Finding("", f"{noun} is larger than {MAX_BYTES} bytes", hint=hint)
@@ -182,9 +180,7 @@ class _Tree:
         path = self._next_path()
         if not event.text.isascii() and _SURROGATE.search(event.text):
             # An escape may say so, but no encoder will take it: it would break whoever prints or sends it.
-            self._find(
-                path, event.line, f"half a surrogate pair in {quoted(event.text)}", "write the whole pair"
-            )
+            self._find(path, event.line, f"half a surrogate pair in {quoted(event.text)}", "write the whole pair")
         if top is not None and isinstance(top.value, dict) and top.slot is None:
             top.slot = (*top.path, event.text)
             top.kept = event.text not in top.value

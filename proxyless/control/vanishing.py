@@ -42,11 +42,11 @@ class Vanishing:
             self._since = None  # an agent that comes and goes proves nothing
 
     def broken(self, news: News) -> bool:
-        """Whether what this answer lacks may be lacking though nobody removed it: it does not follow the last one by
-        a step of Consul's own history, or that one was empty, which was not believed."""
-        if self._last is not None:
-            return not (self.grown and news.unbroken)
-        return news.before > 0 and not (news.unbroken and news.index > news.before)
+        """Whether what this answer lacks may lack though nobody removed it: Consul was restarted or away
+        since the last one, or that one was empty for such a reason."""
+        if self._since is not None and not self.grown:
+            return True
+        return news.before > 0 and not (news.unbroken and news.index >= news.before)
 
     def unmoved(self, news: News) -> bool:
         """Whether the index is that at which there was something: to deregister or to delete moves it, to

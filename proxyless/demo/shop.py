@@ -26,9 +26,11 @@ class Products(shop_pb2_grpc.ProductsServicer):
     def __init__(self, name: str, version: str) -> None:
         self._name, self._version = name, version
 
-    def GetProduct(self, request: Any, context: Any) -> Any:  # noqa: N802 - the method's name in the proto
+    def GetProduct(self, request: Any, context: Any) -> Any:
         """One product."""
-        return shop_pb2.Product(id=request.id, name=f"product {request.id}", served_by=self._name, version=self._version)
+        return shop_pb2.Product(
+            id=request.id, name=f"product {request.id}", served_by=self._name, version=self._version
+        )
 
 
 def main() -> None:

@@ -129,7 +129,10 @@ class Story:
             wanted = canary / 100
             slack = SIGMAS * math.sqrt(wanted * (1 - wanted) / max(calls, 1))
             ok = calls > 0 and abs(share - wanted) <= slack + 1e-9
-            seen, asked = f"v1 {100 - 100 * share:.1f} %  v2 {100 * share:.1f} %", f"v1 {100 - canary:g} %  v2 {canary:g} %"
+            seen, asked = (
+                f"v1 {100 - 100 * share:.1f} %  v2 {100 * share:.1f} %",
+                f"v1 {100 - canary:g} %  v2 {canary:g} %",
+            )
         self._add(Scene(title, asked, seen, window.calls, failures, effect, ok and not failures))
 
     def _killed(self, live: Live, traffic: Traffic, server: Any) -> None:
@@ -140,7 +143,15 @@ class Story:
         others = window.plain["v2"]
         seen = f"{failures} failed, the other v2 served {others}"
         self._add(
-            Scene("a v2 server killed with -9", "no call fails", seen, window.calls, failures, None, not failures and others > 0)
+            Scene(
+                "a v2 server killed with -9",
+                "no call fails",
+                seen,
+                window.calls,
+                failures,
+                None,
+                not failures and others > 0,
+            )
         )
 
     def _added(self, live: Live, traffic: Traffic, world: World) -> None:

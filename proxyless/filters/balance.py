@@ -44,6 +44,9 @@ def balance(rpc: Rpc, _next: Service) -> Script[Outcome]:
         try:
             outcome = yield node.send
             if outcome.open:
+                if ticket:  # it answers: a stream that lives for hours must not keep its node on probation
+                    destination.probed(node, ticket, 0, rpc.now)
+                    ticket = 0
                 outcome = ABANDONED
                 outcome = yield DRAIN
         finally:
@@ -152,7 +155,9 @@ def _no_endpoints(rpc: Rpc) -> Script[Outcome | None]:
     if newer is None:
         if rpc.wait_for_ready and cluster.known:
             return (yield from _expired(rpc))
-        outcome = yield from refuse(Code.UNAVAILABLE, "not_ready" if not cluster.known else "no_endpoints", _why_none(rpc))
+        outcome = yield from refuse(
+            Code.UNAVAILABLE, "not_ready" if not cluster.known else "no_endpoints", _why_none(rpc)
+        )
         return outcome
     _follow(rpc, newer)
     return None

@@ -5,12 +5,11 @@ Above retry, so that it judges calls and not attempts: what a retry mended is a 
 
 from __future__ import annotations
 
-from proxyless.model.codes import Code
-from proxyless.policy.retriable import SERVER_ERRORS
+from proxyless.model.codes import SERVER_ERRORS, Code
 from proxyless.script import ABANDONED, Outcome, Rpc, Script, Service, refuse
 
 
-def breaker(rpc: Rpc, next: Service) -> Script[Outcome]:  # noqa: A002 - the filter's word, as in Finagle
+def breaker(rpc: Rpc, next: Service) -> Script[Outcome]:
     """Let the call in if the breaker is closed, or half open with a place left; say how it ended.
 
     Admitted when the script begins: one that never does would hold its place for ever.

@@ -5,7 +5,7 @@ from __future__ import annotations
 from proxyless.script import Outcome, Rpc, Script, Service
 
 
-def deadline(rpc: Rpc, next: Service) -> Script[Outcome]:  # noqa: A002 - the filter's word, as in Finagle
+def deadline(rpc: Rpc, next: Service) -> Script[Outcome]:
     """Take the earlier of what the caller and the route allow ("never extends the app deadline" - gRFC A31)."""
     timeout = rpc.route.timeout
     if timeout is not None:

@@ -9,13 +9,13 @@ from proxyless.model.codes import Code
 from proxyless.script import Outcome, Rpc, Script, Service, refuse, sleep
 
 
-def fault(rpc: Rpc, next: Service) -> Script[Outcome]:  # noqa: A002 - the filter's word, as in Finagle
+def fault(rpc: Rpc, next: Service) -> Script[Outcome]:
     """Hold the call back, or fail it, or let it go on: as the dice say."""
     seconds = rpc.route.faults.delay(rpc.metadata, rpc.rng)
     return _delayed(rpc, next, seconds) if seconds > 0 else _aborted(rpc, next)
 
 
-def _delayed(rpc: Rpc, next: Service, seconds: float) -> Script[Outcome]:  # noqa: A002
+def _delayed(rpc: Rpc, next: Service, seconds: float) -> Script[Outcome]:
     left = None if rpc.deadline is None else rpc.deadline - rpc.now
     if left is not None and left <= seconds:
         yield from sleep(max(0.0, left))
@@ -25,7 +25,7 @@ def _delayed(rpc: Rpc, next: Service, seconds: float) -> Script[Outcome]:  # noq
     return (yield from _aborted(rpc, next))
 
 
-def _aborted(rpc: Rpc, next: Service) -> Script[Outcome]:  # noqa: A002
+def _aborted(rpc: Rpc, next: Service) -> Script[Outcome]:
     code = rpc.route.faults.abort(rpc.metadata, rpc.rng)
     if code:  # OK can't be injected: a call without an answer is no success
         return refuse(code, "fault", f"injected by route {rpc.route.name} of {rpc.service}")

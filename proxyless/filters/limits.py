@@ -10,7 +10,7 @@ from proxyless.model.codes import Code
 from proxyless.script import Outcome, Rpc, Script, Service, refuse
 
 
-def limits(rpc: Rpc, next: Service) -> Script[Outcome]:  # noqa: A002 - the filter's word, as in Finagle
+def limits(rpc: Rpc, next: Service) -> Script[Outcome]:
     """Let the attempt in, or refuse it. Entered when the script begins: one that never does is not counted."""
     state = rpc.cluster.state
     if not state.enter():

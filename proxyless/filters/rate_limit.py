@@ -6,7 +6,7 @@ from proxyless.model.codes import Code
 from proxyless.script import Outcome, Rpc, Script, Service, refuse
 
 
-def rate_limit(rpc: Rpc, next: Service) -> Script[Outcome]:  # noqa: A002 - the filter's word, as in Finagle
+def rate_limit(rpc: Rpc, next: Service) -> Script[Outcome]:
     """Take a token, or refuse the call."""
     take = rpc.route.rate
     if take is not None and not take(rpc.now):

@@ -11,7 +11,7 @@ from proxyless.policy.backoff import next_delay, pushback
 from proxyless.script import Outcome, Rpc, Script, Service, sleep
 
 
-def retry(rpc: Rpc, next: Service) -> Script[Outcome]:  # noqa: A002 - the filter's word, as in Finagle
+def retry(rpc: Rpc, next: Service) -> Script[Outcome]:
     """Make the call, and make it again where it failed in a way that may be mended by that."""
     planned = rpc.route
     policy = planned.retry

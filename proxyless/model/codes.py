@@ -29,3 +29,11 @@ class Code(IntEnum):
 
 FAILURE_NAMES = tuple(code.name for code in Code if code is not Code.OK)
 """The names a document may answer with: everything but OK, which would have no message to go with it."""
+
+SERVER_ERRORS = frozenset(
+    (Code.UNKNOWN, Code.DEADLINE_EXCEEDED, Code.UNIMPLEMENTED, Code.INTERNAL, Code.UNAVAILABLE, Code.DATA_LOSS)
+)
+"""What is 5xx to Envoy (`source/common/grpc/status.cc`)."""
+
+GATEWAY_ERRORS = frozenset((Code.UNAVAILABLE, Code.DEADLINE_EXCEEDED))
+"""Of these, what would be 502, 503 or 504."""

@@ -104,9 +104,7 @@ class Match:
     authority: StringMatch | None = None
     grpc: GrpcMatch | None = None
     headers: Annotated[Mapping[HeaderName, HeaderMatch], AtMost(64)] = field(default_factory=dict, hash=False)
-    without_headers: Annotated[Mapping[HeaderName, HeaderMatch], AtMost(64)] = field(
-        default_factory=dict, hash=False
-    )
+    without_headers: Annotated[Mapping[HeaderName, HeaderMatch], AtMost(64)] = field(default_factory=dict, hash=False)
     source_labels: Annotated[Mapping[str, str], AtMost(64)] = field(default_factory=dict, hash=False)
     fraction: Percent | None = None
 

@@ -84,9 +84,7 @@ class HeaderEdit:
                 if wrong := _name_problem(name) or _value_problem(name, value):
                     problems.append((f"{verb}.{name}", wrong))
         problems += [
-            (f"remove[{index}]", wrong)
-            for index, name in enumerate(self.remove)
-            if (wrong := _name_problem(name))
+            (f"remove[{index}]", wrong) for index, name in enumerate(self.remove) if (wrong := _name_problem(name))
         ]
         checked(self, *problems)
 

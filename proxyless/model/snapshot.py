@@ -147,6 +147,9 @@ class Cluster:
         return f"<Cluster {self.key}: {len(self.nodes)} nodes, {self.policy.load_balancer.policy}>"
 
 
+NO_RETRIES = RetryPolicy(attempts=0)
+
+
 @dataclass(frozen=True, slots=True, eq=False)
 class PlannedRoute:
     """A route, ready to be followed: names resolved, split weighed, filters composed."""
@@ -164,7 +167,7 @@ class PlannedRoute:
     run: Any
     """The `script.Service` below the route filter, composed of what this route needs."""
     timeout: float | None = None
-    retry: RetryPolicy = RetryPolicy(attempts=0)
+    retry: RetryPolicy = NO_RETRIES
     may_retry: Callable[[Any, bool], bool] = field(default=lambda _outcome, _timed_out: False)
     faults: Any = None
     """`policy.fault.Faults`, where the route has some."""
@@ -214,7 +217,9 @@ class Snapshot:
 
     def __repr__(self) -> str:
         nodes = sum(len(cluster.nodes) for cluster in self.clusters.values())
-        return f"<Snapshot v{self.version}: {len(self.services)} services, {len(self.clusters)} clusters, {nodes} nodes>"
+        return (
+            f"<Snapshot v{self.version}: {len(self.services)} services, {len(self.clusters)} clusters, {nodes} nodes>"
+        )
 
 
 NOTHING = Snapshot(0)

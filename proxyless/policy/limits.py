@@ -1,8 +1,8 @@
 """Limits: how much may be under way to a destination at one time.
 
 Envoy's circuit breakers, which gRFC A32 gives to gRPC clients: what is over a limit is refused at once with
-UNAVAILABLE, touches no endpoint and is not retried ("a drop by the breaker"). Counting is exact here, where
-Envoy's is "fuzzy": its threads race.
+UNAVAILABLE, touches no endpoint and is not retried. Counting is exact here; in Envoy threads race, and may
+let a few too many in.
 """
 
 from __future__ import annotations

@@ -239,10 +239,8 @@ def _fraction(percent: float) -> Test:
 
 def describe(match: StringMatch | HeaderMatch) -> str:
     """`match` in words, without the values of any request: `exact "premium"`, `regex ".*new-ui.*" inverted`."""
-    words = []
-    for way in ("exact", "prefix", "suffix", "contains", "regex"):
-        if (wanted := getattr(match, way)) is not None:
-            words.append(f'{way} "{wanted}"')
+    ways = ("exact", "prefix", "suffix", "contains", "regex")
+    words = [f'{way} "{wanted}"' for way in ways if (wanted := getattr(match, way)) is not None]
     if isinstance(match, HeaderMatch):
         if match.present is not None:
             words.append("present" if match.present else "absent")

@@ -21,13 +21,8 @@ from collections.abc import Sequence
 from math import fsum, sqrt
 from typing import TypeAlias
 
-from proxyless.model.codes import Code
+from proxyless.model.codes import GATEWAY_ERRORS, SERVER_ERRORS
 from proxyless.model.traffic import OutlierDetection
-
-GATEWAY_ERRORS = frozenset((Code.UNAVAILABLE, Code.DEADLINE_EXCEEDED))
-"""What is 503 or 504 to Envoy (`source/common/grpc/status.cc`)."""
-SERVER_ERRORS = GATEWAY_ERRORS | {Code.UNKNOWN, Code.UNIMPLEMENTED, Code.INTERNAL, Code.DATA_LOSS}
-"""What is 5xx to it. Any other status is a success to outlier detection: the endpoint did its work."""
 
 HEALTHY = "healthy"
 EJECTED = "ejected"

@@ -10,16 +10,11 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from typing import Any, TypeAlias
 
-from proxyless.model.codes import Code
+from proxyless.model.codes import GATEWAY_ERRORS, SERVER_ERRORS, Code
 
 Judge: TypeAlias = Callable[[Any, bool], bool]
 """(outcome, whether its attempt ran into the per-try timeout) -> may it be tried again?"""
 
-SERVER_ERRORS = frozenset(
-    (Code.UNKNOWN, Code.DEADLINE_EXCEEDED, Code.UNIMPLEMENTED, Code.INTERNAL, Code.UNAVAILABLE, Code.DATA_LOSS)
-)
-"""What Envoy counts as 5xx (`source/common/grpc/status.cc`)."""
-GATEWAY_ERRORS = frozenset((Code.UNAVAILABLE, Code.DEADLINE_EXCEEDED))
 CONFLICTS = frozenset((Code.ABORTED, Code.ALREADY_EXISTS))
 """`retriable-4xx` is 409 alone in Envoy: "no 408, no 429"."""
 

@@ -51,9 +51,7 @@ class AioDeadlineInterceptor(grpc.aio.ServerInterceptor):  # type: ignore[misc, 
         self._reserve = reserve
         self._wrapped: dict[str, tuple[Any, Any]] = {}
 
-    async def intercept_service(
-        self, continuation: Callable[[Any], Awaitable[Any]], handler_call_details: Any
-    ) -> Any:
+    async def intercept_service(self, continuation: Callable[[Any], Awaitable[Any]], handler_call_details: Any) -> Any:
         """Wrap the method's handler, in the task that serves the call; a coroutine is wrapped once."""
         # That task descends from the one that started the server: a bound on the start is none on the calls.
         DEADLINE.set(None)

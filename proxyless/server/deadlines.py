@@ -214,9 +214,7 @@ def _many_answers(behave: Any, method: str, reserve: float, scope_of: Callable[[
     return served
 
 
-def _steps(
-    answers: Iterator[Any], inside: Context, context: Any, method: str, inherited: Inheritance
-) -> Iterator[Any]:
+def _steps(answers: Iterator[Any], inside: Context, context: Any, method: str, inherited: Inheritance) -> Iterator[Any]:
     try:
         while True:
             try:
@@ -235,9 +233,7 @@ def _steps(
     inherited.scope.answered()
 
 
-def _admitted(
-    context: Any, method: str, reserve: float, scope_of: Callable[[Any], Scope]
-) -> Inheritance | None:
+def _admitted(context: Any, method: str, reserve: float, scope_of: Callable[[Any], Scope]) -> Inheritance | None:
     """What a call hands on; None if it is not worth beginning, which its caller has been told then."""
     now = time.monotonic()
     left = context.time_remaining()

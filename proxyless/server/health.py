@@ -28,9 +28,7 @@ class Health:
             servicer = kind()
             health_pb2_grpc.add_HealthServicer_to_server(servicer, _Generic(server))
         elif not isinstance(servicer, kind):
-            raise TypeError(
-                f"health= must be a {kind.__module__}.{kind.__name__}, got {type(servicer).__name__}"
-            )
+            raise TypeError(f"health= must be a {kind.__module__}.{kind.__name__}, got {type(servicer).__name__}")
         self._servicer = servicer
         self._lock = threading.Lock()
         self._names: list[str] = []

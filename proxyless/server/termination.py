@@ -133,9 +133,7 @@ class Termination:
         log.info("SIGTERM: leaving")
         try:
             # At once, not one after the other: each may take its drain time and its grace period.
-            leaving = [
-                threading.Thread(target=leaver.leave, name="proxyless-leave") for leaver in self._leavers
-            ]
+            leaving = [threading.Thread(target=leaver.leave, name="proxyless-leave") for leaver in self._leavers]
             for thread in leaving:
                 thread.start()
             for thread in leaving:

@@ -6,12 +6,13 @@ import threading
 from collections.abc import Callable, Sequence
 from typing import Any, TypeAlias
 
+from proxyless.model.codes import SERVER_ERRORS
 from proxyless.model.snapshot import ClusterKey
 from proxyless.model.traffic import TrafficPolicy
 from proxyless.policy.breaker import Breaker
 from proxyless.policy.budget import RetryBudget
 from proxyless.policy.limits import Limits
-from proxyless.policy.outlier import EJECTED, HEALTHY, SERVER_ERRORS, Detector
+from proxyless.policy.outlier import EJECTED, HEALTHY, Detector
 from proxyless.policy.panic import Panic
 from proxyless.state.node import Node
 

@@ -28,9 +28,9 @@ def running(count: int = COUNT) -> Iterator[list[str]]:
 
 
 def _serve() -> None:
-    import asyncio  # noqa: PLC0415 - only the server's process needs these
+    import asyncio
 
-    import grpc  # noqa: PLC0415
+    import grpc
 
     async def echo(request: bytes, _context: object) -> bytes:
         return request

@@ -63,7 +63,10 @@ def measure(binary: str, folder: Path, live: list[str]) -> list[tuple[str, str]]
         ("first snapshot", f"{ready * 1000:.0f} ms"),
         ("one changed endpoint in effect: median / worst", f"{_ms(statistics.median(effects))} / {_ms(max(effects))}"),
         ("a call, nothing changing: p50 / p99.9", f"{_ms(_cut(calm, 0.5))} / {_ms(_cut(calm, 0.999))}"),
-        (f"a call during {len(effects)} changes: p50 / p99.9", f"{_ms(_cut(stormy, 0.5))} / {_ms(_cut(stormy, 0.999))}"),
+        (
+            f"a call during {len(effects)} changes: p50 / p99.9",
+            f"{_ms(_cut(stormy, 0.5))} / {_ms(_cut(stormy, 0.999))}",
+        ),
         ("calls measured: calm / during changes", f"{len(calm)} / {len(stormy)}"),
         ("Python memory per idle endpoint", f"{held / IDLE / 1024:.2f} KB"),
         ("resident memory per idle endpoint", f"{resident / IDLE / 1024:.2f} KB"),

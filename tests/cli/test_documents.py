@@ -36,14 +36,12 @@ def test_every_finding_has_file_line_path_and_reason(run: Run, tmp_path: Path) -
     result = run("validate", "-f", one, "-f", two)
     assert result.exit_code == 1
     assert result.stdout.splitlines() == [
-        f"{one}:3: routes[0].timeout: must be a duration with a unit, got the bare number 5: "
-        'did you mean "5s"?',
+        f'{one}:3: routes[0].timeout: must be a duration with a unit, got the bare number 5: did you mean "5s"?',
         f"{one}:4: routes[0].colour: is not a key that is known here; the keys here are directResponse, "
         "fault, hash, headers, hedge, match, mirror, name, rateLimit, retry, split, sticky, timeout",
         f'{two}:5: services.two.routes[0].split[0].subset: names no subset of this document: "canry"; '
         'did you mean "canary"?',
-        f"{two}:10: extra: is not a key that is known here; the keys here are apiVersion, mesh, services, "
-        "endpoints",
+        f"{two}:10: extra: is not a key that is known here; the keys here are apiVersion, mesh, services, endpoints",
         f"{two}:9: endpoints.two[0].address: must be host:port with a port of 1 to 65535, got 'nowhere'",
     ]
     assert result.stderr == ""
@@ -71,9 +69,7 @@ def test_files_are_checked_beside_each_other(run: Run, tmp_path: Path) -> None:
 
 def test_what_is_in_no_file_is_trusted_and_named(run: Run, tmp_path: Path) -> None:
     """Offline nobody knows the other document: no finding, but a note."""
-    web = write(
-        tmp_path, "web.yaml", "service: web\nroutes:\n- split:\n  - {service: shop, subset: canary}\n"
-    )
+    web = write(tmp_path, "web.yaml", "service: web\nroutes:\n- split:\n  - {service: shop, subset: canary}\n")
     result = run("validate", "-f", web)
     assert result.exit_code == 0
     assert "the subset canary of shop is not checked" in result.stderr
@@ -81,9 +77,7 @@ def test_what_is_in_no_file_is_trusted_and_named(run: Run, tmp_path: Path) -> No
 
 def test_an_invalid_document_makes_no_other_look_wrong(run: Run, tmp_path: Path) -> None:
     """What can't be read is not known: its subsets are not reported as missing."""
-    web = write(
-        tmp_path, "web.yaml", "service: web\nroutes:\n- split:\n  - {service: shop, subset: canary}\n"
-    )
+    web = write(tmp_path, "web.yaml", "service: web\nroutes:\n- split:\n  - {service: shop, subset: canary}\n")
     shop = write(tmp_path, "shop.yaml", "service: shop\nsubsets: {canary: 7}\n")
     result = run("validate", "-f", web, "-f", shop)
     assert result.exit_code == 1
@@ -100,9 +94,7 @@ def test_an_invalid_document_makes_no_other_look_wrong(run: Run, tmp_path: Path)
         ("service: 7\n", "service"),
     ],
 )
-def test_a_file_that_is_no_document_is_said_to_be_none(
-    run: Run, tmp_path: Path, text: str, says: str
-) -> None:
+def test_a_file_that_is_no_document_is_said_to_be_none(run: Run, tmp_path: Path, text: str, says: str) -> None:
     """Broken text, nothing at all, a document without a name: one finding, no traceback."""
     result = run("validate", "-f", write(tmp_path, "bad.yaml", text))
     assert result.exit_code == 1

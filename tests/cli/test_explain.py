@@ -85,9 +85,7 @@ def test_a_route_that_answers_itself_is_no_failure(run: Run, shop: str) -> None:
         ("broken", "not_ready", "is invalid and no earlier version of it is known: routes[0].timeout"),
     ],
 )
-def test_a_refusal_is_said_with_its_cause(
-    run: Run, tmp_path: Path, service: str, reason: str, words: str
-) -> None:
+def test_a_refusal_is_said_with_its_cause(run: Run, tmp_path: Path, service: str, reason: str, words: str) -> None:
     """A call that would be refused ends with 1, the reason's word and where it comes from."""
     path = tmp_path / "mesh.yaml"
     path.write_text(
@@ -156,9 +154,7 @@ def test_a_service_that_nobody_knows_is_named_with_the_nearest(run: Run, shop: s
 
 def test_samples_fall_as_the_split_and_the_weights_say(run: Run, shop: str) -> None:
     """20,000 draws over 90/10 and, inside the 90, over weights 1/3: each share within 3 sigma."""
-    samples = explained(run, "shop", "/a.B/C", "--samples", "20000", "--seed", "1", "--source", shop)[
-        "samples"
-    ]
+    samples = explained(run, "shop", "/a.B/C", "--samples", "20000", "--seed", "1", "--source", shop)["samples"]
     assert samples["calls"] == 20000
     assert {one["route"] for one in samples["went"]} == {"rollout"}
     calls = {one["address"]: one["calls"] for one in samples["went"]}

@@ -85,9 +85,7 @@ def test_help_loads_nothing_heavy() -> None:
         "with contextlib.suppress(SystemExit): app()\n"
         "print('LOADED', *sys.modules)\n"
     )
-    done = subprocess.run(
-        [sys.executable, "-c", code], cwd=CHECKOUT, capture_output=True, text=True, check=True
-    )
+    done = subprocess.run([sys.executable, "-c", code], cwd=CHECKOUT, capture_output=True, text=True, check=True)
     loaded = done.stdout.rpartition("LOADED")[2].split()
     assert sorted(heavy & set(loaded)) == []
 

@@ -82,9 +82,7 @@ def test_endpoints_are_shown_for_every_destination(run: Run, shop: str) -> None:
 def test_a_destination_without_an_endpoint_is_a_finding(run: Run, tmp_path: Path) -> None:
     """`endpoints` and `status` end with 1 and name it: calls there fail."""
     path = tmp_path / "mesh.yaml"
-    path.write_text(
-        "services: {web: {subsets: {canary: {labels: {v: c}}}, routes: [{split: [{subset: canary}]}]}}"
-    )
+    path.write_text("services: {web: {subsets: {canary: {labels: {v: c}}}, routes: [{split: [{subset: canary}]}]}}")
     endpoints = run("endpoints", "web", "--source", f"file:{path}")
     assert endpoints.exit_code == 1
     assert "web/canary has no endpoint that may be called" in endpoints.stderr

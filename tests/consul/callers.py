@@ -28,9 +28,7 @@ class Call(NamedTuple):
 class Callers:
     """Begin to call when entered and stop when left. `lost` has a text for every call that failed."""
 
-    def __init__(
-        self, mesh: proxyless.Mesh, *, threads: int = 2, tasks: int = 2, pause: float = 0.003
-    ) -> None:
+    def __init__(self, mesh: proxyless.Mesh, *, threads: int = 2, tasks: int = 2, pause: float = 0.003) -> None:
         self._mesh, self._tasks, self._pause = mesh, tasks, pause
         self._stop = threading.Event()
         self.sync: list[Call] = []
@@ -38,9 +36,7 @@ class Callers:
         self.lost: list[str] = []
         self._threads = [threading.Thread(target=self._call, name=f"caller-{n}") for n in range(threads)]
         if tasks:
-            self._threads.append(
-                threading.Thread(target=lambda: asyncio.run(self._loop()), name="caller-aio")
-            )
+            self._threads.append(threading.Thread(target=lambda: asyncio.run(self._loop()), name="caller-aio"))
 
     @property
     def calls(self) -> list[Call]:

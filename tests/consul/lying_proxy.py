@@ -104,9 +104,7 @@ def lying_proxy(port: int) -> Iterator[LyingProxy]:
             proxy.asked.append((time.monotonic(), self.path))
             proxy.tokens.add(self.headers.get("X-Consul-Token", ""))
             with contextlib.suppress(OSError):
-                truth = (
-                    self._truth()
-                )  # first: it may take a whole wait, and the lie is that of the moment after
+                truth = self._truth()  # first: it may take a whole wait, and the lie is that of the moment after
                 self._answer(proxy.lie(self.path, dict(self.headers), truth))
 
         do_PUT = do_GET

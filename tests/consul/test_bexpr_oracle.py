@@ -248,16 +248,12 @@ def evaluated(entries: list[Entry], text: str) -> list[str] | None:
 
 
 @pytest.mark.parametrize("text", CURIOUS)
-def test_the_grammar_is_consuls_where_it_is_curious(
-    consul: ConsulAgent, entries: list[Entry], text: str
-) -> None:
+def test_the_grammar_is_consuls_where_it_is_curious(consul: ConsulAgent, entries: list[Entry], text: str) -> None:
     """Keywords as values, parentheses without white space: what the server makes of them, we make."""
     assert evaluated(entries, text) == asked(consul, text)
 
 
-def test_random_expressions_are_answered_as_consul_answers_them(
-    consul: ConsulAgent, entries: list[Entry]
-) -> None:
+def test_random_expressions_are_answered_as_consul_answers_them(consul: ConsulAgent, entries: list[Entry]) -> None:
     """600 expressions, valid and broken: each is refused by both or lets the same instances pass."""
     rng, refused, telling, different = Random(20), 0, 0, []
     for _ in range(600):

@@ -102,9 +102,7 @@ def test_three_documents_of_a_bundle_are_one_transaction(
     assert "`endpoints` are for a file: source and not written" in result.stderr
 
 
-@pytest.mark.parametrize(
-    "wrong", ["timeout: 5", "split: [{service: shop, subset: nobody}]"], ids=["alone", "beside"]
-)
+@pytest.mark.parametrize("wrong", ["timeout: 5", "split: [{service: shop, subset: nobody}]"], ids=["alone", "beside"])
 def test_one_invalid_document_and_nothing_is_written(
     run: Run, consul: ConsulAgent, prefix: str, tmp_path: Path, wrong: str
 ) -> None:
@@ -125,9 +123,7 @@ def test_a_dry_run_writes_nothing(run: Run, consul: ConsulAgent, prefix: str, tm
     assert consul.ask("GET", f"kv/{prefix}/?keys").status == 404
 
 
-def test_what_is_there_already_is_not_written_again(
-    run: Run, consul: ConsulAgent, prefix: str, tmp_path: Path
-) -> None:
+def test_what_is_there_already_is_not_written_again(run: Run, consul: ConsulAgent, prefix: str, tmp_path: Path) -> None:
     """An apply that changes nothing wakes no watcher."""
     shop = file(tmp_path, "shop.yaml", SHOP)
     run("apply", "-f", shop)
@@ -161,9 +157,7 @@ def test_somebody_else_in_the_same_moment_is_a_conflict(
     other = file(tmp_path, "other.yaml", "service: other\n")
     result = run("apply", "-f", other, "-f", file(tmp_path, "shop.yaml", SHOP))
     assert result.exit_code == 1
-    assert (
-        "services/shop was changed by somebody else in this very moment; nothing was written" in result.stderr
-    )
+    assert "services/shop was changed by somebody else in this very moment; nothing was written" in result.stderr
     assert consul.get_kv(key) == b"service: shop # theirs\n"
     assert consul.get_kv(f"{prefix}/services/other") is None
 
@@ -199,9 +193,7 @@ def test_a_delete_in_the_same_moment_is_a_conflict(
     assert consul.get_kv(f"{prefix}/services/shop") == b"service: shop # theirs\n"
 
 
-def test_a_document_that_others_need_stays(
-    run: Run, consul: ConsulAgent, prefix: str, tmp_path: Path
-) -> None:
+def test_a_document_that_others_need_stays(run: Run, consul: ConsulAgent, prefix: str, tmp_path: Path) -> None:
     """Neither deleted nor changed so that another document would become invalid."""
     run("apply", "-f", file(tmp_path, "shop.yaml", SHOP), "-f", file(tmp_path, "web.yaml", WEB))
     finding = 'services/web: routes[0].split[0].subset: would become invalid: shop has no subset "canary"'

@@ -52,18 +52,15 @@ def test_what_a_client_sees_comes_from_kv_and_catalog(
     endpoints = call("endpoints", name)
     assert endpoints.exit_code == 1
     assert "127.0.0.1:9100" in endpoints.stdout
-    assert (
-        f"{name}/b has no endpoint that may be called; Consul's instances of {name}: 1 critical, 1 passing"
-        in (endpoints.stderr)
+    assert f"{name}/b has no endpoint that may be called; Consul's instances of {name}: 1 critical, 1 passing" in (
+        endpoints.stderr
     )
     assert call("status").exit_code == 1
     made = json.loads(call("explain", name, "/a.B/C", "-o", "json").stdout)
     assert [one["address"] for one in made["endpoints"]] == ["127.0.0.1:9100"]
 
 
-def test_names_from_the_catalog_are_shown_as_text(
-    consul: ConsulAgent, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_names_from_the_catalog_are_shown_as_text(consul: ConsulAgent, monkeypatch: pytest.MonkeyPatch) -> None:
     """Whoever may register a service chooses its name, and a terminal must not obey it."""
     monkeypatch.setenv("CONSUL_HTTP_ADDR", consul.address)
     consul.register("evil\x1b]0;x\x07", 9200)

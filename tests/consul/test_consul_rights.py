@@ -76,9 +76,7 @@ def test_a_token_that_may_not_read_the_documents_is_an_outage_and_not_an_empty_m
         assert sink.all("documents") == []
 
 
-@pytest.mark.parametrize(
-    "rules", ['node_prefix "" { policy = "read" }', 'service_prefix "" { policy = "read" }']
-)
+@pytest.mark.parametrize("rules", ['node_prefix "" { policy = "read" }', 'service_prefix "" { policy = "read" }'])
 def test_a_service_that_may_not_be_seen_is_said_to_be(guarded: ConsulAgent, rules: str) -> None:
     """Without service:read or without node:read the list is empty; nobody waits, and the way out is named."""
     token = guarded.create_token(rules + ' key_prefix "proxyless/" { policy = "read" }')
@@ -110,9 +108,7 @@ def test_the_token_is_sent_and_never_shown(
     assert [text for text in shown if token in text] == []
 
 
-def test_py_consul_itself_works_over_our_transport(
-    guarded: ConsulAgent, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_py_consul_itself_works_over_our_transport(guarded: ConsulAgent, monkeypatch: pytest.MonkeyPatch) -> None:
     """Reading, writing, registering; CONSUL_HTTP_TOKEN does not beat the settings' token."""
     monkeypatch.setenv("CONSUL_HTTP_TOKEN", "not-this-one")
     settings = ConsulSettings.parse(f"consul://{guarded.address}", {"CONSUL_HTTP_TOKEN": ROOT_TOKEN})

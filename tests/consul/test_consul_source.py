@@ -43,9 +43,7 @@ def test_documents_and_endpoints_arrive_and_follow_each_change(consul: ConsulAge
         assert json.dumps(status)
 
 
-def test_two_hundred_edits_in_a_row_are_each_seen_within_milliseconds(
-    consul: ConsulAgent, prefix: str
-) -> None:
+def test_two_hundred_edits_in_a_row_are_each_seen_within_milliseconds(consul: ConsulAgent, prefix: str) -> None:
     """From the moment that Consul was asked to write; the median, for the machine may be busy."""
     consul.put_kv(f"{prefix}/mesh", "")
     with following(consul.address, query=f"?prefix={prefix}") as (_, sink):
@@ -103,9 +101,7 @@ def test_the_own_datacenter_may_be_named_and_another_is_not_there(consul: Consul
 # --- the end
 
 
-def test_closing_ends_blocked_threads_at_once_and_nothing_is_told_after(
-    consul: ConsulAgent, prefix: str
-) -> None:
+def test_closing_ends_blocked_threads_at_once_and_nothing_is_told_after(consul: ConsulAgent, prefix: str) -> None:
     """Twenty watches in the middle of a long wait."""
     web = [Watched(f"{prefix.replace('/', '-')}-{number}") for number in range(20)]
     consul.put_kv(f"{prefix}/mesh", "old")

@@ -61,9 +61,7 @@ def refused(mesh: proxyless.Mesh, timeout: float = 0.15) -> proxyless.MeshRpcErr
 
 
 @pytest.mark.parametrize("how", ["down", "hung"])
-def test_a_process_that_starts_without_consul_serves_from_the_disk(
-    agent: ConsulAgent, known: Path, how: str
-) -> None:
+def test_a_process_that_starts_without_consul_serves_from_the_disk(agent: ConsulAgent, known: Path, how: str) -> None:
     """Documents and endpoints are those of the last process; the first call is answered within 2.5 s."""
     if how == "down":
         agent.kill9()
@@ -80,9 +78,7 @@ def test_a_process_that_starts_without_consul_serves_from_the_disk(
     assert said["closed"] < 0.1
 
 
-def test_what_came_from_the_disk_gives_way_to_what_consul_says(
-    agent: ConsulAgent, fleet: Fleet, known: Path
-) -> None:
+def test_what_came_from_the_disk_gives_way_to_what_consul_says(agent: ConsulAgent, fleet: Fleet, known: Path) -> None:
     """Not written back before Consul has confirmed it: an old state must not look new."""
     agent.pause()
     before = [saved_at(file) for file in files(known)]
@@ -93,9 +89,7 @@ def test_what_came_from_the_disk_gives_way_to_what_consul_says(
         assert [saved_at(file) for file in files(known)] == before
         agent.cont()
         eventually(lambda: clean(mesh), within=15)
-        eventually(
-            lambda: all(saved_at(file) > earlier for file, earlier in zip(files(known), before, strict=True))
-        )
+        eventually(lambda: all(saved_at(file) > earlier for file, earlier in zip(files(known), before, strict=True)))
         fleet.split(1, 0)
         eventually(lambda: called(stub(mesh)) == "old", within=2)
 
@@ -144,9 +138,7 @@ def _head(file: Path, **changed: Any) -> None:
 
 DAMAGES: dict[str, Callable[[Path], object]] = {
     "cut off": lambda file: file.write_bytes(file.read_bytes()[:-20]),
-    "a line lost": lambda file: file.write_text(
-        file.read_text().rpartition("\n")[0].rpartition("\n")[0] + "\n"
-    ),
+    "a line lost": lambda file: file.write_text(file.read_text().rpartition("\n")[0].rpartition("\n")[0] + "\n"),
     "empty": lambda file: file.write_text(""),
     "zeros": lambda file: file.write_bytes(bytes(4096)),
     "other JSON": lambda file: file.write_text("[]\n[]\n"),

@@ -102,9 +102,7 @@ def test_an_instance_that_is_heavy_and_dead_takes_no_call_with_it(agent: ConsulA
     assert callers.lost == []
 
 
-def test_somebody_who_claims_a_good_instances_address_changes_nothing(
-    agent: ConsulAgent, fleet: Fleet
-) -> None:
+def test_somebody_who_claims_a_good_instances_address_changes_nothing(agent: ConsulAgent, fleet: Fleet) -> None:
     """Registered a second time under another id, failing its check: the one that passes counts."""
     good = fleet.add("good", status="passing")
     with connected(agent) as mesh, Callers(mesh) as callers:

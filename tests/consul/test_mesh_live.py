@@ -58,9 +58,7 @@ def test_two_hundred_edits_are_in_effect_within_25_ms_each(agent: ConsulAgent, f
                 if number >= 0:
                     lags.append(time.perf_counter() - started)
         lags.sort()
-        print(
-            f"an edit in effect: p50 {lags[99] * 1000:.1f} ms, p99 {lags[197] * 1000:.1f} ms of {len(lags)}"
-        )
+        print(f"an edit in effect: p50 {lags[99] * 1000:.1f} ms, p99 {lags[197] * 1000:.1f} ms of {len(lags)}")
         return lags[197]
 
     assert best_of_three(measure, 0.025) <= 0.025
@@ -96,9 +94,7 @@ def test_an_instance_comes_and_goes_within_50_ms_of_consuls_answer(agent: Consul
 
 
 @pytest.mark.timeout(120)
-def test_a_rolling_restart_of_all_servers_loses_none_of_twenty_thousand_calls(
-    agent: ConsulAgent, fleet: Fleet
-) -> None:
+def test_a_rolling_restart_of_all_servers_loses_none_of_twenty_thousand_calls(agent: ConsulAgent, fleet: Fleet) -> None:
     """With `register`, under full load: each is replaced by one at a new port, then restarted at its own."""
     with ExitStack() as ended, connected(agent) as mesh:
 
@@ -160,9 +156,7 @@ def test_a_call_that_waits_for_ready_goes_to_whoever_comes(agent: ConsulAgent, f
 # --- documents, edited while calls go on
 
 
-def test_a_split_is_shifted_from_90_10_to_50_50_to_0_100_under_calls(
-    agent: ConsulAgent, fleet: Fleet
-) -> None:
+def test_a_split_is_shifted_from_90_10_to_50_50_to_0_100_under_calls(agent: ConsulAgent, fleet: Fleet) -> None:
     """Each share is within 5σ of what was asked for, who has none gets nothing, and no call is lost."""
     fleet.add("old-1")
     fleet.add("old-2")
@@ -177,16 +171,12 @@ def test_a_split_is_shifted_from_90_10_to_50_50_to_0_100_under_calls(
                 served = callers.served(since, time.monotonic())
                 total, share = served.total(), canary / 100
                 # 5 sigma: the dice are real, and one failure in a million runs is rare enough.
-                assert abs(served["new"] - total * share) <= 5 * math.sqrt(total * share * (1 - share)), (
-                    served
-                )
+                assert abs(served["new"] - total * share) <= 5 * math.sqrt(total * share * (1 - share)), served
         assert callers.lost == []
         assert clean(mesh)
 
 
-def test_a_route_to_another_service_follows_that_services_own_instances(
-    agent: ConsulAgent, fleet: Fleet
-) -> None:
+def test_a_route_to_another_service_follows_that_services_own_instances(agent: ConsulAgent, fleet: Fleet) -> None:
     """`split: [{service}]` while calls go on: the other is watched from then on, and forgotten again."""
     fleet.add("a")
     with Fleet(agent, "other") as others, connected(agent) as mesh:

@@ -105,9 +105,7 @@ def guarded(
         yield agent, fleet, proxy
 
 
-def test_the_mesh_keeps_its_secrets(
-    guarded: tuple[ConsulAgent, Fleet, LyingProxy], said: Said, tmp_path: Path
-) -> None:
+def test_the_mesh_keeps_its_secrets(guarded: tuple[ConsulAgent, Fleet, LyingProxy], said: Said, tmp_path: Path) -> None:
     """The token and the callers' metadata, in good times and bad: calls, status, explain, disk."""
     agent, fleet, proxy = guarded
     folder = tmp_path / "snapshot"
@@ -171,16 +169,12 @@ def test_a_token_in_the_wrong_place_is_refused_and_not_repeated(said: Said, tmp_
     file.chmod(0o644)
     for content in (TOKEN, f"token = {TOKEN}", f"{TOKEN}\n{TOKEN}", ""):
         file.write_text(content)
-        with proxyless.connect(
-            f"consul://127.0.0.1:1?token_file={file}&snapshot=off", services=["echo"]
-        ) as mesh:
+        with proxyless.connect(f"consul://127.0.0.1:1?token_file={file}&snapshot=off", services=["echo"]) as mesh:
             eventually(lambda: mesh.status()["stale"])
             said.by(f"a file with {content.replace(TOKEN, '*')!r}", mesh, mesh.status())
 
 
-def test_servers_and_writers_keep_the_token(
-    guarded: tuple[ConsulAgent, Fleet, LyingProxy], said: Said
-) -> None:
+def test_servers_and_writers_keep_the_token(guarded: tuple[ConsulAgent, Fleet, LyingProxy], said: Said) -> None:
     """`register`, and what reads and writes documents: served, refused, lied to, not answered."""
     _, fleet, proxy = guarded
     url = f"consul://{proxy.address}"

@@ -107,9 +107,7 @@ def test_consuls_own_check_asks_the_server(agent: ConsulAgent) -> None:
         own = health.HealthServicer()
         health_pb2_grpc.add_HealthServicer_to_server(own, server)
         server.start()
-        with proxyless.register(
-            server, "asked", port=port, health=own, interval=1.0, drain=0.0
-        ) as registration:
+        with proxyless.register(server, "asked", port=port, health=own, interval=1.0, drain=0.0) as registration:
             assert registration.ready(timeout=5)
             own.set("asked", NOT_SERVING)
             until(lambda: not agent.health("asked"))
@@ -262,9 +260,7 @@ async def test_a_server_on_asyncio_lives_the_same_life(agent: ConsulAgent) -> No
             late = max(late, time.monotonic() - before)
 
     ticking = asyncio.create_task(tick())
-    async with proxyless.register(
-        server, "aio", port=port, meta={"version": "v2"}, drain=0.5
-    ) as registration:
+    async with proxyless.register(server, "aio", port=port, meta={"version": "v2"}, drain=0.5) as registration:
         await server.start()
         assert await asyncio.to_thread(registration.ready, 5)
         (entry,) = await asyncio.to_thread(agent.health, "aio")
@@ -294,9 +290,7 @@ async def test_a_registration_outside_of_the_loop_and_the_main_thread(
     """It finds its loop at the block's begin; SIGTERM is beyond its reach, and it says so."""
     server = grpc.aio.server()
     port = server.add_insecure_port("127.0.0.1:0")
-    async with await asyncio.to_thread(
-        proxyless.register, server, "outside", port=port, drain=0.0
-    ) as registration:
+    async with await asyncio.to_thread(proxyless.register, server, "outside", port=port, drain=0.0) as registration:
         await server.start()
         assert await asyncio.to_thread(registration.ready, 5)
     assert await asyncio.to_thread(status, port) is grpc.StatusCode.UNAVAILABLE

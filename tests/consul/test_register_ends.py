@@ -136,9 +136,7 @@ asyncio.run(main(told))
 @contextlib.contextmanager
 def running(program: str) -> Iterator[subprocess.Popen[str]]:
     """A Python program whose first line of output says that it is registered."""
-    with subprocess.Popen(
-        [sys.executable, "-c", program], cwd=CHECKOUT, stdout=subprocess.PIPE, text=True
-    ) as process:
+    with subprocess.Popen([sys.executable, "-c", program], cwd=CHECKOUT, stdout=subprocess.PIPE, text=True) as process:
         try:
             assert process.stdout is not None
             assert process.stdout.readline() == "True\n"
@@ -148,9 +146,7 @@ def running(program: str) -> Iterator[subprocess.Popen[str]]:
 
 
 @pytest.mark.parametrize(("program", "code", "says"), ENDS.values(), ids=ENDS)
-def test_sigterm_ends_a_program_after_it_has_left(
-    agent: ConsulAgent, program: str, code: int, says: str
-) -> None:
+def test_sigterm_ends_a_program_after_it_has_left(agent: ConsulAgent, program: str, code: int, says: str) -> None:
     """The entry is gone first; then the process ends as it would have without us."""
     if "uvloop" in program:
         pytest.importorskip("uvloop")
@@ -172,11 +168,7 @@ def test_sigterm_ends_a_program_after_it_has_left(
 def test_the_end_of_the_program_is_the_end_of_its_entry(agent: ConsulAgent, start: str, end: str) -> None:
     """A program that just ends, and never closed its registration, has left all the same."""
     if start is SYNC:
-        program = (
-            start
-            + "r = proxyless.register(server, 'ended', port=port)\nprint(r.ready(5), flush=True)\n"
-            + end
-        )
+        program = start + "r = proxyless.register(server, 'ended', port=port)\nprint(r.ready(5), flush=True)\n" + end
     else:
         program = """
 import asyncio, grpc, proxyless

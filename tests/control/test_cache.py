@@ -27,9 +27,7 @@ STATE = (
     },
     {
         WEB: [
-            Endpoint(
-                "10.0.0.1:1", 3, 2, Locality("eu", "eu-1"), {"version": "v1"}, "warning", '{"Service": {}}'
-            ),
+            Endpoint("10.0.0.1:1", 3, 2, Locality("eu", "eu-1"), {"version": "v1"}, "warning", '{"Service": {}}'),
             Endpoint("[::1]:1"),
         ],
         Watched("web", "dc2"): [],
@@ -83,9 +81,7 @@ def test_only_the_owner_may_look(cache: Cache) -> None:
 def test_nothing_of_the_source_shows_in_the_names(cache: Cache) -> None:
     """Neither its address nor a token nor a service: a folder's listing is everybody's."""
     cache.save(STATE)
-    names = str(cache.folder.relative_to(cache.folder.parent)) + "".join(
-        p.name for p in cache.folder.iterdir()
-    )
+    names = str(cache.folder.relative_to(cache.folder.parent)) + "".join(p.name for p in cache.folder.iterdir())
     assert not [word for word in ("8500", "consul", "web", "dc2") if word in names]
 
 
@@ -105,9 +101,7 @@ def test_processes_that_use_different_services_share_a_folder(cache: Cache, cloc
     assert set(loaded[1]) == {*STATE[1], Watched("rec")}
 
 
-@pytest.mark.parametrize(
-    ("age", "believed"), [(86_399, True), (86_401, False), (-1800, True), (-7200, False)]
-)
+@pytest.mark.parametrize(("age", "believed"), [(86_399, True), (86_401, False), (-1800, True), (-7200, False)])
 def test_a_day_old_is_too_old(age: float, believed: bool, cache: Cache, clock: FakeClock) -> None:
     """Yesterday's addresses may be somebody else's today; a file from the future is as little believed."""
     cache.save(STATE)
@@ -157,9 +151,7 @@ DAMAGES = {
     "texts for records": damage(lambda lines: "\n".join([lines[0], *('"key"' for _ in lines[1:])])),
     "empty records": damage(lambda lines: "\n".join([lines[0], *("{}" for _ in lines[1:])])),
     "wrong types": damage(
-        lambda lines: "\n".join(
-            [lines[0], *(json.dumps(dict.fromkeys(json.loads(line), 7)) for line in lines[1:])]
-        )
+        lambda lines: "\n".join([lines[0], *(json.dumps(dict.fromkeys(json.loads(line), 7)) for line in lines[1:])])
     ),
     "deep": damage(lambda lines: "\n".join([lines[0], *("[" * 100_000 for _ in lines[1:])])),
     "binary": lambda file: file.write_bytes(b"\xff\x00\xfe" * 100) and None,
@@ -202,9 +194,7 @@ def test_endpoints_we_did_not_write_are_not_believed(
     ],
     ids=str,
 )
-def test_an_endpoint_that_cannot_be_is_left_out(
-    change: dict[str, object], cache: Cache, clock: FakeClock
-) -> None:
+def test_an_endpoint_that_cannot_be_is_left_out(change: dict[str, object], cache: Cache, clock: FakeClock) -> None:
     """What comes from the disk is checked like what comes from the registry."""
     cache.save(STATE)
     for file in cache.folder.glob("endpoints-*"):

@@ -31,9 +31,7 @@ def at(address: str, entry: dict[str, object] | None = None, **fields: object) -
 
 def test_a_service_without_a_document_is_all_of_it_by_default_rules() -> None:
     """Least request over every passing instance, the default retry (CONTRACT sections 2 and 9)."""
-    snapshot = (
-        Known().lives("web", "a:1", at("b:1", status="warning"), at("c:1", status="critical")).snapshot()
-    )
+    snapshot = Known().lives("web", "a:1", at("b:1", status="warning"), at("c:1", status="critical")).snapshot()
     assert addresses(snapshot, "web") == ["a:1"]
     (route,) = snapshot.services["web"].routes
     assert (route.name, route.timeout, route.retry.attempts) == ("default", None, 2)
@@ -220,9 +218,7 @@ def test_names_that_lead_nowhere_are_findings(text: str, findings: list[str]) ->
     world.services["rec"] = document("subsets: {canary: {}}")
     compiled = world.compiled("web", "rec")
     assert compiled.snapshot is None
-    assert {key: list(map(str, found)) for key, found in compiled.findings.items()} == {
-        "services/web": findings
-    }
+    assert {key: list(map(str, found)) for key, found in compiled.findings.items()} == {"services/web": findings}
 
 
 def test_documents_of_services_nobody_calls_are_checked_as_well() -> None:
@@ -270,8 +266,7 @@ def test_nodes_survive_edits_with_their_history() -> None:
     before["a:1"].begin()
     world.services["web"] = document("trafficPolicy: {loadBalancer: {policy: random}}")
     after = {
-        node.address: node
-        for node in world.lives("web", "a:1", "c:1").snapshot().clusters[ClusterKey("web")].nodes
+        node.address: node for node in world.lives("web", "a:1", "c:1").snapshot().clusters[ClusterKey("web")].nodes
     }
     assert after["a:1"] is before["a:1"]
     assert after["a:1"].inflight == 1
@@ -282,11 +277,7 @@ def test_an_endpoint_told_anew_is_the_same_node_with_new_labels() -> None:
     """The address is the identity; what its registrar says of it may change."""
     world = Known().lives("web", at("a:1", labels={"version": "v1"}, weight=1))
     (before,) = world.snapshot().clusters[ClusterKey("web")].nodes
-    cluster = (
-        world.lives("web", at("a:1", labels={"version": "v2"}, weight=5))
-        .snapshot()
-        .clusters[ClusterKey("web")]
-    )
+    cluster = world.lives("web", at("a:1", labels={"version": "v2"}, weight=5)).snapshot().clusters[ClusterKey("web")]
     assert cluster.nodes[0] is before
     assert cluster.nodes[0].endpoint.labels == {"version": "v2"}
     assert list(cluster.weights) == [5]
@@ -330,10 +321,7 @@ def test_plans_are_made_once_a_method_and_bounded() -> None:
 
 def test_ten_thousand_endpoints_are_compiled_within_a_second() -> None:
     """Issue 2: one changed endpoint is in effect within 1 s; here with a filter to ask of each."""
-    entries = [
-        at(f"10.0.{i // 250}.{i % 250 + 1}:1", {"Service": {"Meta": {"v": str(i % 2)}}})
-        for i in range(10_000)
-    ]
+    entries = [at(f"10.0.{i // 250}.{i % 250 + 1}:1", {"Service": {"Meta": {"v": str(i % 2)}}}) for i in range(10_000)]
     world = Known().lives("web", *entries)
     world.services["web"] = document(
         "subsets: {odd: {filter: 'Service.Meta.v == 1'}}\nroutes: [{split: [{subset: odd}]}]"

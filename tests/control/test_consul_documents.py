@@ -84,9 +84,7 @@ def test_each_key_is_a_document_with_its_version_and_where_to_find_it(stage: Sta
 def test_only_mesh_and_services_are_documents() -> None:
     """Locks, folders and drafts beside them are somebody else's."""
     stage = Stage()
-    stage.hears(
-        kv({"mesh": "{}", "services/": "", "services/a/b": "x", "locks/web": "x", "mesh2": "x", "": "x"}), 5
-    )
+    stage.hears(kv({"mesh": "{}", "services/": "", "services/a/b": "x", "locks/web": "x", "mesh2": "x", "": "x"}), 5)
     assert stage.texts == [{"mesh": "{}"}]
 
 

@@ -42,9 +42,7 @@ class Stage:
         self.told: list[tuple[list[str], list[str]]] = []
         self.where = 0
         self.elsewhere = elsewhere
-        self.endpoints = Endpoints(
-            "web", self._ask, self._tell, elsewhere=self._where, hold=30.0, now=lambda: self.now
-        )
+        self.endpoints = Endpoints("web", self._ask, self._tell, elsewhere=self._where, hold=30.0, now=lambda: self.now)
         self.index = 0
 
     def hears(self, answer: Answer, index: int, *, unbroken: bool = True) -> float | None:
@@ -104,9 +102,7 @@ def test_whether_the_service_is_elsewhere_is_asked_once(elsewhere: bool) -> None
 
 def test_the_name_of_a_service_is_quoted() -> None:
     """Whatever it is, it stays one segment of the path."""
-    endpoints = Endpoints(
-        "a/b c", Stage()._ask, lambda *_: None, elsewhere=lambda: False, hold=1, now=lambda: 0.0
-    )
+    endpoints = Endpoints("a/b c", Stage()._ask, lambda *_: None, elsewhere=lambda: False, hold=1, now=lambda: 0.0)
     assert endpoints.path == "health/service/a%2Fb%20c"
 
 

@@ -186,16 +186,13 @@ def test_a_file_that_is_wrong_as_a_whole_changes_nothing(broken: str | bytes, sa
 
 def test_one_wrong_document_of_a_bundle_leaves_the_rest_alone(file: Path) -> None:
     """They are judged one by one, with the lines of the file."""
-    file.write_text(
-        "services:\n  web: {routes: []}\n  rec: {routes: []}\nendpoints: {web: [{address: 'a:1'}]}\n"
-    )
+    file.write_text("services:\n  web: {routes: []}\n  rec: {routes: []}\nendpoints: {web: [{address: 'a:1'}]}\n")
     reading = Reading(file, "web", "rec")
     reading.look(f"services:\n  web:\n    {GONE % 'new'}\n  rec:\n    routes:\n    - timeout: 5\n")
     assert answer(reading) == "new"
     assert reading.errors() == {
         "services/rec": [
-            "routes[0].timeout (line 6): must be a duration with a unit, got the bare number 5: did you "
-            'mean "5s"?'
+            'routes[0].timeout (line 6): must be a duration with a unit, got the bare number 5: did you mean "5s"?'
         ]
     }
 

@@ -237,9 +237,7 @@ def test_equal_labels_are_one_text_in_memory() -> None:
         ({"Locality": {"Region": "", "Zone": ""}, "Meta": {"region": "us"}}, {"Locality": None}, "us"),
     ],
 )
-def test_the_locality_is_the_first_that_is_said(
-    service: dict[str, Any], node: dict[str, Any], locality: str
-) -> None:
+def test_the_locality_is_the_first_that_is_said(service: dict[str, Any], node: dict[str, Any], locality: str) -> None:
     """Consul's own (1.17 on), ours, plain meta, the service before the node; then the datacenter."""
     assert str(one(entry(node, **service)).locality) == locality
 

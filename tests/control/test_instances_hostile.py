@@ -21,9 +21,7 @@ def test_every_truncation_is_noticed() -> None:
                 Instances().read(whole[:length])
 
 
-@pytest.mark.parametrize(
-    "body", [b"", b"{}", b"null", b"7", b'"[]"', b"\xff\xfe", b"[" * 100_000, b"<html>", b"[[]"]
-)
+@pytest.mark.parametrize("body", [b"", b"{}", b"null", b"7", b'"[]"', b"\xff\xfe", b"[" * 100_000, b"<html>", b"[[]"])
 def test_what_is_no_list_is_refused(body: bytes) -> None:
     """A proxy's page, an object, bytes that are no text, brackets without end."""
     with pytest.raises(ValueError, match="not a JSON list of instances"):
@@ -129,9 +127,7 @@ FIELDS = st.dictionaries(
         ]
     ),
     JSON
-    | st.fixed_dictionaries(
-        {}, optional=dict.fromkeys(("wan", "Passing", "Warning", "Region", "region", "zone"), JSON)
-    )
+    | st.fixed_dictionaries({}, optional=dict.fromkeys(("wan", "Passing", "Warning", "Region", "region", "zone"), JSON))
     | st.fixed_dictionaries({"wan": st.fixed_dictionaries({"Address": JSON, "Port": JSON})}),
 )
 ENTRY = JSON | st.fixed_dictionaries(

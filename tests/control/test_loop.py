@@ -25,9 +25,7 @@ def test_nothing_is_published_before_the_documents_are_known() -> None:
     hearing = Hearing("web").lives("web", "a:1")
     assert hearing.published == []
     hearing.says()
-    assert [node.address for cluster in hearing.snapshot.clusters.values() for node in cluster.nodes] == [
-        "a:1"
-    ]
+    assert [node.address for cluster in hearing.snapshot.clusters.values() for node in cluster.nodes] == ["a:1"]
 
 
 def test_an_edit_is_in_effect_when_documents_returns() -> None:
@@ -50,9 +48,7 @@ def test_an_invalid_edit_changes_nothing_but_the_status_and_the_log() -> None:
     (event,) = hearing.told.of(ConfigRejected)
     assert (event.document, event.kept) == ("kv/services/web", True)
     assert hearing.errors() == {
-        "services/web": [
-            'routes[0].tiemout (line 1): is not a key that is known here; did you mean "timeout"?'
-        ]
+        "services/web": ['routes[0].tiemout (line 1): is not a key that is known here; did you mean "timeout"?']
     }
 
 
@@ -128,9 +124,7 @@ def test_a_document_must_be_what_it_is_kept_as(text: str, says: str) -> None:
 def test_what_the_source_itself_found_wrong_is_a_finding_like_others() -> None:
     """A document twice, or one that could not be read."""
     hearing = Hearing("web").says(web=GONE % "good")
-    broken = RawDocument(
-        "services/web", "", "9", "two places", findings=(Finding("", "stands in two files"),)
-    )
+    broken = RawDocument("services/web", "", "9", "two places", findings=(Finding("", "stands in two files"),))
     hearing.loop.documents({"services/web": broken})
     assert answer(hearing) == "good"
     assert hearing.errors() == {"services/web": ["stands in two files"]}
@@ -254,9 +248,7 @@ def test_a_silent_source_is_stood_in_for_by_the_disk() -> None:
     """The last good state of an earlier process, marked as such until the source speaks."""
     hearing = Hearing("web")
     assert hearing.loop.silent
-    hearing.loop.restore(
-        {"services/web": raw("services/web", "routes: []")}, {Watched("web"): [Endpoint("a:1")]}
-    )
+    hearing.loop.restore({"services/web": raw("services/web", "routes: []")}, {Watched("web"): [Endpoint("a:1")]})
     assert hearing.call()[0] == ["send a"]
     assert hearing.loop.status()["from_disk"] == ["documents", "web"]
     hearing.lives("web", "b:1")
@@ -270,9 +262,7 @@ def test_a_silent_source_is_stood_in_for_by_the_disk() -> None:
 def test_what_the_source_has_said_is_never_overwritten_from_disk() -> None:
     """The disk fills gaps."""
     hearing = Hearing("web").says(web="routes: []").lives("web", "a:1")
-    hearing.loop.restore(
-        {"services/web": raw("services/web", GONE % "old")}, {Watched("web"): [Endpoint("b:1")]}
-    )
+    hearing.loop.restore({"services/web": raw("services/web", GONE % "old")}, {Watched("web"): [Endpoint("b:1")]})
     assert hearing.call()[0] == ["send a"]
     assert hearing.loop.status()["from_disk"] == []
 

@@ -153,9 +153,7 @@ def test_each_field_of_a_route_means_what_it_says(written: str, meant: Route) ->
 def test_each_block_of_a_policy_means_what_it_says(written: str, meant: TrafficPolicy) -> None:
     """CONTRACT section 5; it may stand in a service, in a subset and in the mesh's defaults."""
     assert document(f"trafficPolicy: {{{written}}}").traffic_policy == meant
-    assert (
-        document(f"subsets: {{v1: {{trafficPolicy: {{{written}}}}}}}").subsets["v1"].traffic_policy == meant
-    )
+    assert document(f"subsets: {{v1: {{trafficPolicy: {{{written}}}}}}}").subsets["v1"].traffic_policy == meant
     mesh = document(f"defaults: {{trafficPolicy: {{{written}}}}}", MeshDocument)
     assert mesh.defaults.traffic_policy == meant
 

@@ -127,9 +127,7 @@ def test_a_request_goes_where_consul_sends_it(row: Mapping[str, Any], mesh: Know
 def test_the_rows_that_matter_most(path: str, value: str | None, subset: str, mesh: Known) -> None:
     """The same suite's cases and their counterparts; a missing header doesn't match, inverted or not."""
     metadata = [] if value is None else [(DEBUG, value)]
-    assert play(ENTRY, rpc(mesh.snapshot("s2"), service="s2", method=path, metadata=metadata))[0] == [
-        f"send {subset}"
-    ]
+    assert play(ENTRY, rpc(mesh.snapshot("s2"), service="s2", method=path, metadata=metadata))[0] == [f"send {subset}"]
 
 
 @pytest.mark.parametrize(

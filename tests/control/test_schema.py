@@ -76,9 +76,7 @@ def problems(value: Any, schema: Any, root: Any, at: str = "") -> list[str]:
 def _member(key: str, part: Any, said: Any, root: Any, at: str) -> list[str]:
     patterns = said.get("patternProperties", {})
     shaped = [wanted for pattern, wanted in patterns.items() if re.search(pattern, key)]
-    wanted = said.get("properties", {}).get(
-        key, shaped[0] if shaped else said.get("additionalProperties", {})
-    )
+    wanted = said.get("properties", {}).get(key, shaped[0] if shaped else said.get("additionalProperties", {}))
     if wanted is False:
         return [f"{at}: is unknown"]
     return [] if wanted is True else problems(part, wanted, root, at)

@@ -78,9 +78,7 @@ def test_nan_is_a_float() -> None:
 
 
 @both_loaders
-@pytest.mark.parametrize(
-    "key", ["on", "NO", "yes", "true", "null", "~", "1", "1.50", "0x1F", "1:30", "<<", "="]
-)
+@pytest.mark.parametrize("key", ["on", "NO", "yes", "true", "null", "~", "1", "1.50", "0x1F", "1:30", "<<", "="])
 def test_a_key_is_its_own_text(key: str) -> None:
     """A key is never a boolean, a number or a merge."""
     assert good(f"{key}: 1\n") == {key: 1}
@@ -89,9 +87,7 @@ def test_a_key_is_its_own_text(key: str) -> None:
 @both_loaders
 def test_lines_of_yaml() -> None:
     """Every key and every item has its line, whatever ends the lines, and comments count."""
-    text = (
-        "# head\nroutes:\n- name: a\n  split: [{subset: v1},\n    {subset: v2}]\n-\n  - |\n    x\n\non: 1\n"
-    )
+    text = "# head\nroutes:\n- name: a\n  split: [{subset: v1},\n    {subset: v2}]\n-\n  - |\n    x\n\non: 1\n"
     for variant in (
         text,
         text.replace("\n", "\r\n"),
@@ -150,9 +146,7 @@ def test_all_of_json_is_read_as_json(text: str) -> None:
 
 
 @both_loaders
-@pytest.mark.parametrize(
-    "text", ["{a: 1, b: [x, y]}", "{'a': 1, b: [x, y],}", "{a: 1, # why\n b: [\n x, y]}"]
-)
+@pytest.mark.parametrize("text", ["{a: 1, b: [x, y]}", "{'a': 1, b: [x, y],}", "{a: 1, # why\n b: [\n x, y]}"])
 def test_a_flow_mapping_of_yaml_looks_like_json_and_is_read(text: str) -> None:
     """A first brace is no promise."""
     assert good(text) == {"a": 1, "b": ["x", "y"]}
@@ -201,9 +195,7 @@ def test_what_is_refused_says_where_and_why(text: str | bytes, finding: str) -> 
     assert finding in told(text)
 
 
-@pytest.mark.parametrize(
-    "char", ["\x00", "\x1b", "\x08", "\ud800", "\x7f", "\x85", "\u2028", "\ufeff", "\uffff"]
-)
+@pytest.mark.parametrize("char", ["\x00", "\x1b", "\x08", "\ud800", "\x7f", "\x85", "\u2028", "\ufeff", "\uffff"])
 def test_characters_that_nobody_sees_are_refused(char: str) -> None:
     """U+0085 and U+2028 among them: to YAML 1.1 they end the line, and `b` would be a key."""
     hint = "remove it, or write it as an escape in double quotes"
@@ -246,12 +238,8 @@ BREAKS = [
 
 
 @both_loaders
-@pytest.mark.parametrize(
-    ("text", "language", "line", "column", "reason"), BREAKS, ids=[row[0] for row in BREAKS]
-)
-def test_broken_grammar_is_one_readable_finding(
-    text: str, language: str, line: int, column: int, reason: str
-) -> None:
+@pytest.mark.parametrize(("text", "language", "line", "column", "reason"), BREAKS, ids=[row[0] for row in BREAKS])
+def test_broken_grammar_is_one_readable_finding(text: str, language: str, line: int, column: int, reason: str) -> None:
     """Line, column, what was expected and what is there; the parser's own words stay inside."""
     (finding,) = parse(text).findings
     assert finding.reason == f"not valid {language} at column {column}: {reason}"

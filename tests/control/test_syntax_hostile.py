@@ -43,8 +43,7 @@ HOSTILE = {
     "many items": "- a\n" * (SIZE // 4),
     "many keys": '{"a":1' + ',"b":2' * (SIZE // 6 - 2) + "}",
     "one alias after another": "a: &a x\n" + "b: *a\n" * (SIZE // 6 - 2),
-    "a billion laughs": "a: &a [x]\n"
-    + "".join(f"k{i}: &k{i} [*a,*k{i - 1},*k{i - 1}]\n" for i in range(1, 9000)),
+    "a billion laughs": "a: &a [x]\n" + "".join(f"k{i}: &k{i} [*a,*k{i - 1},*k{i - 1}]\n" for i in range(1, 9000)),
     "an endless number": '{"a": ' + "9" * (SIZE - 7) + "}",
     "blank lines in a quote": '"' + "\n" * (SIZE - 2) + '"',
     "an open quote": '{"a": ["' + 'b\\"' * (SIZE // 3 - 3),

@@ -52,9 +52,7 @@ def test_after_an_error_the_index_is_forgotten() -> None:
 @pytest.mark.parametrize("status", [400, 403, 429, 500, 503, 301])
 def test_the_index_of_an_error_is_never_adopted(status: int) -> None:
     """Errors carry X-Consul-Index: 1 and mean nothing by it."""
-    agent = script(
-        (said(70, "a"), 0), (said(1, "oops", status=status), 0), (said(70, "a"), 0), (said(70, "a"), 31)
-    )
+    agent = script((said(70, "a"), 0), (said(1, "oops", status=status), 0), (said(70, "a"), 0), (said(70, "a"), 31))
     stage = Stage(agent).run(30)
     assert [params.get("index") for _, params, _ in stage.asked] == [None, "70", None, "70"]
     assert [f"{status} 'oops'" in reason for _, reason in stage.failed] == [True]
@@ -71,9 +69,7 @@ def test_an_index_that_went_backwards_is_dropped_with_its_answer() -> None:
 
 def test_an_early_answer_with_the_same_index_is_read_again_without_one() -> None:
     """A restored snapshot answers the watch so, with the old data; the next such watch was blind."""
-    agent = script(
-        (said(38, "new"), 0), (said(38, "new"), 0.005), (said(8, "old"), 0), (said(8, "old"), WAIT)
-    )
+    agent = script((said(38, "new"), 0), (said(38, "new"), 0.005), (said(8, "old"), 0), (said(8, "old"), WAIT))
     stage = Stage(agent).run(5)
     assert [params.get("index") for _, params, _ in stage.asked] == [None, "38", None, "8"]
     assert stage.bodies == ["new", "old"]
@@ -178,9 +174,7 @@ def test_whoever_asks_is_told_again_after_a_while() -> None:
 def test_whoever_asks_is_told_again_when_the_index_moves() -> None:
     """The same answer at another index may mean something else."""
     wishes: list[float | None] = [math.inf, None]
-    stage = Stage(history((0, 7, "[]"), (50, 9, "[]"), (60, 11, "[]")), deliver=lambda _: wishes.pop(0)).run(
-        80
-    )
+    stage = Stage(history((0, 7, "[]"), (50, 9, "[]"), (60, 11, "[]")), deliver=lambda _: wishes.pop(0)).run(80)
     assert [(round(at), news.index) for at, news in stage.told] == [(0, 7), (50, 9)]
 
 
@@ -211,8 +205,6 @@ def test_a_watch_that_is_told_to_stop_asks_no_more() -> None:
         ({"x-consul-lastcontact": "never"}, False),
     ],
 )
-def test_an_answer_is_fragile_when_its_server_has_lost_its_leader(
-    headers: dict[str, str], fragile: bool
-) -> None:
+def test_an_answer_is_fragile_when_its_server_has_lost_its_leader(headers: dict[str, str], fragile: bool) -> None:
     """No known leader, or none heard of for more than ten seconds."""
     assert Answer(200, headers, b"").fragile is fragile

@@ -90,15 +90,9 @@ def test_waking_for_nothing_is_paid_from_a_smaller_purse() -> None:
         pytest.param(lambda _at, _params: (said(0, "a"), 0.001), id="pinned at 0"),
         pytest.param(lambda _at, _params: (said(1, "a"), 0.001), id="pinned at 1, never blocking"),
         pytest.param(lambda _at, _params: (said(1 << 63, "a"), 0.001), id="pinned at 2^63, never blocking"),
-        pytest.param(
-            lambda at, _params: (said(50 if at % 0.02 < 0.01 else 100, "a"), 0.003), id="back and forth"
-        ),
-        pytest.param(
-            lambda _at, params: (said(int(params.get("index", 9)) - 1, "a"), 0.001), id="ever backwards"
-        ),
-        pytest.param(
-            lambda _at, params: (said(int(params.get("index", 9)) + 1, "a"), 0.001), id="ever forwards"
-        ),
+        pytest.param(lambda at, _params: (said(50 if at % 0.02 < 0.01 else 100, "a"), 0.003), id="back and forth"),
+        pytest.param(lambda _at, params: (said(int(params.get("index", 9)) - 1, "a"), 0.001), id="ever backwards"),
+        pytest.param(lambda _at, params: (said(int(params.get("index", 9)) + 1, "a"), 0.001), id="ever forwards"),
         pytest.param(lambda _at, _params: (said("", "a"), 0.001), id="none"),
     ],
 )

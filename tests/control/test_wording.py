@@ -67,8 +67,7 @@ def test_all_findings_come_at_once_with_line_and_path_and_the_way_out() -> None:
         'at Service.Meta.version>>> = "v2"',
         'routes[0].split[0].weight (line 9): must be a number, got "10" (text); write it without quotes',
         'routes[0].split[0].subst (line 9): is not a key that is known here; did you mean "subset"?',
-        "routes[0].timeout (line 10): must be a duration with a unit, got the bare number 5: "
-        'did you mean "5s"?',
+        'routes[0].timeout (line 10): must be a duration with a unit, got the bare number 5: did you mean "5s"?',
         "routes[0].retry.attempts (line 11): must be 0 to 10, got 11",
         "routes[0].retry.perTryTimeout (line 11): must be a duration with a unit, got the bare number 2: "
         'did you mean "2s"?',
@@ -79,8 +78,7 @@ def test_all_findings_come_at_once_with_line_and_path_and_the_way_out() -> None:
         "say how to compare, as in {exact: ...}",
         'routes[1].match[1].headers["X-User"] (line 15): must be a lower-case metadata key: letters, digits '
         'and _ . -, got "X-User": did you mean "x-user"?',
-        "routes[1].match[2] (line 16): must have at least one condition; leave `match` out to match every "
-        "call",
+        "routes[1].match[2] (line 16): must have at least one condition; leave `match` out to match every call",
         "routes[1].match[3].path (line 17): must have exactly one of exact, prefix, suffix, contains, regex, "
         "has exact and prefix",
         "routes[1].match[4].path.prefix (line 18): must not be empty: it would match everything",
@@ -89,20 +87,15 @@ def test_all_findings_come_at_once_with_line_and_path_and_the_way_out() -> None:
         "routes[1].match[7].grpc.service (line 21): is required",
         "routes[1].split[0].weight (line 22): must be 0 to 1000000000, got -1",
         "routes[1].split[2] (line 22): names a destination that this split already has",
-        'routes[1].split[0].subset (line 22): names no subset of this document: "stabel"; '
-        'did you mean "stable"?',
-        "routes[2].split (line 23): must be a list, got a mapping; begin each entry with a dash, or put [ ] "
-        "around it",
+        'routes[1].split[0].subset (line 22): names no subset of this document: "stabel"; did you mean "stable"?',
+        "routes[2].split (line 23): must be a list, got a mapping; begin each entry with a dash, or put [ ] around it",
         'routes[2].headers.set["x-a"] (line 24): must be text, got a number; put it in quotes',
-        "routes[2].headers.set.te (line 24): is reserved by gRPC or HTTP/2 and can't be changed by a "
-        "document",
-        "routes[2].headers.remove[0] (line 24): is reserved by gRPC or HTTP/2 and can't be changed by a "
-        "document",
+        "routes[2].headers.set.te (line 24): is reserved by gRPC or HTTP/2 and can't be changed by a document",
+        "routes[2].headers.remove[0] (line 24): is reserved by gRPC or HTTP/2 and can't be changed by a document",
         "routes[3].split (line 25): must have a weight above 0: all are 0, so no call could go anywhere",
         'routes[3].directResponse.status (line 26): must be one of 16 known words, got "unavailable" (text); '
         'did you mean "UNAVAILABLE"?',
-        "routes[3].mirror (line 27): is not supported yet by this version; take it out: nothing would "
-        "obey it",
+        "routes[3].mirror (line 27): is not supported yet by this version; take it out: nothing would obey it",
         "trafficPolicy.loadBalancer.choices (line 29): must be 2 to 10, got 1",
         "trafficPolicy.connection.connectTimeout (line 30): must be 10ms to 5m, got 0s",
         'trafficPolicy.tls.mode (line 31): must be DISABLE, got "MUTUAL" (text)',
@@ -114,8 +107,7 @@ def test_all_findings_come_at_once_with_line_and_path_and_the_way_out() -> None:
     [
         (
             "routes: none",
-            'routes (line 1): must be a list, got "none" (text); begin each entry with a dash, or put [ '
-            "] around it",
+            'routes (line 1): must be a list, got "none" (text); begin each entry with a dash, or put [ ] around it',
         ),
         (
             "trafficPolicy: {loadBalancer: }",
@@ -165,8 +157,7 @@ def test_all_findings_come_at_once_with_line_and_path_and_the_way_out() -> None:
         ),
         (
             "routes: [{directResponse: {status: NOT_FOUND}, split: [{}]}]",
-            "routes[0].directResponse (line 1): can't stand beside split: a call is either sent or "
-            "answered here",
+            "routes[0].directResponse (line 1): can't stand beside split: a call is either sent or answered here",
         ),
         (
             "routes: [{match: [{fraction: 101}]}]",
@@ -183,8 +174,7 @@ def test_all_findings_come_at_once_with_line_and_path_and_the_way_out() -> None:
         ),
         (
             "routes: [{split: [{subset: a}]}]",
-            'routes[0].split[0].subset (line 1): names no subset of this document: "a"; its subsets are: '
-            "none",
+            'routes[0].split[0].subset (line 1): names no subset of this document: "a"; its subsets are: none',
         ),
         (
             "trafficPolicy: {retryBudget: {ttl: 100s}}",
@@ -242,8 +232,7 @@ def test_regular_expressions_are_counted() -> None:
     assert read(parse(text), ServiceDocument)[1] == []
     text = json.dumps({"routes": [{"match": blocks}] * 9})
     assert told(text) == [
-        f"routes (line 1): has more than {REGEXES} regular expressions; say with exact or prefix what they "
-        f"can say"
+        f"routes (line 1): has more than {REGEXES} regular expressions; say with exact or prefix what they can say"
     ]
 
 
@@ -253,9 +242,5 @@ def test_what_a_slip_hides_is_looked_for_without_inventing_more() -> None:
     assert told("routes: [{match: [{path: {exact: 5}}]}]") == [
         "routes[0].match[0].path.exact (line 1): must be text, got 5 (a number); put it in quotes"
     ]
-    assert told("routes: [{split: [{}, 7]}]") == [
-        "routes[0].split[1] (line 1): must be a mapping, got 7 (a number)"
-    ]
-    assert told("routes: [{match: [{grpc: {}}]}]") == [
-        "routes[0].match[0].grpc.service (line 1): is required"
-    ]
+    assert told("routes: [{split: [{}, 7]}]") == ["routes[0].split[1] (line 1): must be a mapping, got 7 (a number)"]
+    assert told("routes: [{match: [{grpc: {}}]}]") == ["routes[0].match[0].grpc.service (line 1): is required"]

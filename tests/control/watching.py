@@ -14,9 +14,7 @@ Agent: TypeAlias = "Callable[[float, dict[str, str]], tuple[Answer | Exception, 
 WAIT = 30.0
 
 
-def said(
-    index: object, body: str = "", *, status: int = 200, transfer: float = 0.0, **headers: str
-) -> Answer:
+def said(index: object, body: str = "", *, status: int = 200, transfer: float = 0.0, **headers: str) -> Answer:
     return Answer(status, {"x-consul-index": str(index), **headers}, body.encode(), transfer)
 
 

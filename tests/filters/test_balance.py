@@ -126,9 +126,7 @@ def attempts(timeout: float) -> tuple[list[float], Outcome]:
         tried.append(attempt.now - START)
         return UNREACHABLE
 
-    _, outcome = play(
-        balance, on_route(planned(node("a")), wait_for_ready=True, timeout=timeout), a=unreachable
-    )
+    _, outcome = play(balance, on_route(planned(node("a")), wait_for_ready=True, timeout=timeout), a=unreachable)
     return tried, outcome
 
 
@@ -151,9 +149,7 @@ def test_somebody_new_ends_the_pause_and_other_news_does_not() -> None:
     simulation = Simulation(world.snapshot())
     simulation.behaviours["a"] = UNREACHABLE
     call = simulation.call(ENTRY, rpc(simulation.snapshot, timeout=9.0, wait_for_ready=True))
-    simulation.at(
-        START + 2.3, lambda: simulation.publish(world.lives("other", "c:1").snapshot("web", "other"))
-    )
+    simulation.at(START + 2.3, lambda: simulation.publish(world.lives("other", "c:1").snapshot("web", "other")))
     simulation.at(START + 2.5, lambda: simulation.publish(world.lives("web", "b:1").snapshot("web", "other")))
     simulation.run()
     assert call.effects[-4:] == ["send a", "wait", "wait", "send b"]
@@ -252,9 +248,7 @@ def test_a_destination_nobody_has_asked_about_yet_is_waited_for() -> None:
     did, outcome = play(balance, on_route(planned(known=False), timeout=2.0))
     assert did == ["wait"]
     assert (outcome.code, outcome.refused) == (Code.UNAVAILABLE, "not_ready")
-    assert outcome.details == (
-        "proxyless: not_ready: the source has not said yet where web runs (asked by route r)"
-    )
+    assert outcome.details == ("proxyless: not_ready: the source has not said yet where web runs (asked by route r)")
 
 
 def test_the_source_s_first_word_ends_the_wait() -> None:

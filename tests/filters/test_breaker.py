@@ -146,9 +146,7 @@ def test_who_leaves_without_a_verdict_gives_the_place_to_another(leave: Callable
 def test_a_destination_without_a_breaker_beside_one_that_has_it_is_let_through() -> None:
     """The route needs the filter for one of its two destinations."""
     known = Known().lives("web", "a:1").lives("other", "b:1")
-    known.services["web"] = document(
-        "routes: [{split: [{service: web, weight: 0}, {service: other}]}]" + TIGHT
-    )
+    known.services["web"] = document("routes: [{split: [{service: web, weight: 0}, {service: other}]}]" + TIGHT)
     snapshot = known.snapshot()
     for _ in range(20):
         assert play(ENTRY, rpc(snapshot, rng=lambda: 0.5), b=UNAVAILABLE)[1].refused == ""

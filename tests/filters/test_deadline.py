@@ -33,9 +33,7 @@ def _nobody(_rpc: Rpc) -> Script[Outcome]:
         (0.0, 2.0, 2.0),
     ],
 )
-def test_the_earliest_deadline_wins(
-    route: float | None, caller: float | None, effective: float | None
-) -> None:
+def test_the_earliest_deadline_wins(route: float | None, caller: float | None, effective: float | None) -> None:
     """The route "never extends the app deadline" (gRFC A31), and `0s` sets none."""
     timeout = None if route is None else Duration(route)
     call = on_route(planned(node("a"), timeout=timeout), timeout=caller)
@@ -50,8 +48,7 @@ def test_an_expired_call_is_never_sent() -> None:
     assert effects == []
     assert (outcome.code, outcome.refused, outcome.unsent) == (Code.DEADLINE_EXCEEDED, "deadline", True)
     assert outcome.details == (
-        "proxyless: deadline: the deadline of /shop.Products/Get had passed before it was sent to web; "
-        "nothing was sent"
+        "proxyless: deadline: the deadline of /shop.Products/Get had passed before it was sent to web; nothing was sent"
     )
     assert (target.calls, target.inflight) == (0, 0)
 
@@ -63,8 +60,6 @@ def test_a_deadline_long_past_is_expired_too() -> None:
 
 def test_the_wire_ends_what_takes_longer() -> None:
     """The attempt is bounded by the effective deadline: here the route's."""
-    effects, outcome = play(
-        bounded, on_route(planned(node("a"), timeout=Duration(1))), a=Reply(OK, after=7.0)
-    )
+    effects, outcome = play(bounded, on_route(planned(node("a"), timeout=Duration(1))), a=Reply(OK, after=7.0))
     assert effects == ["send a"]
     assert (outcome.code, outcome.refused) == (Code.DEADLINE_EXCEEDED, "")

@@ -70,8 +70,7 @@ def test_each_attempt_is_admitted_anew() -> None:
     """While one waits to try again it is not under way, so that somebody else may be."""
     world = limited("maxRequests: 1", "a:1", "b:1")
     world.services["web"] = document(
-        "routes: [{retry: {attempts: 1, backoff: {base: 10s, max: 10s}}}]\n"
-        "trafficPolicy: {limits: {maxRequests: 1}}"
+        "routes: [{retry: {attempts: 1, backoff: {base: 10s, max: 10s}}}]\ntrafficPolicy: {limits: {maxRequests: 1}}"
     )
     simulation = Simulation(world.snapshot())
     simulation.behaviours.update(a=UNAVAILABLE, b=SLOW)
@@ -101,8 +100,7 @@ def test_so_many_wait_for_an_endpoint_and_no_more(wait_for_ready: bool | None) -
         world.lives("web")
     simulation = Simulation(world.snapshot())
     calls = [
-        simulation.call(ENTRY, rpc(simulation.snapshot, timeout=9.0, wait_for_ready=wait_for_ready))
-        for _ in range(2)
+        simulation.call(ENTRY, rpc(simulation.snapshot, timeout=9.0, wait_for_ready=wait_for_ready)) for _ in range(2)
     ]
     simulation.at(START + 1, lambda: simulation.publish(world.lives("web", "a:1").snapshot()))
     simulation.run()

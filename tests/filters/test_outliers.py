@@ -131,19 +131,27 @@ def test_as_many_probes_as_probation_asks_for() -> None:
     assert not world.node("a").outlier.out
 
 
-@pytest.mark.parametrize("answer", [None, OPEN], ids=["before the answer", "in the stream"])
-def test_a_probe_whose_caller_walks_away_frees_the_probe(answer: Outcome | None) -> None:
+def test_a_probe_whose_caller_walks_away_frees_the_probe() -> None:
     """Or nobody would ever find out. It says nothing of the endpoint."""
     world = World("a").ejected()
     script = ENTRY(rpc(world.snapshot, now=START + 30))
     next(script)
-    if answer is not None:
-        script.send(answer)
     assert world.node("a").outlier.ticket
     script.close()
     assert (world.node("a").outlier.ticket, world.node("a").outlier.out) == (0, True)
     world.call(at=30)
     assert not world.node("a").outlier.out
+
+
+def test_a_stream_that_begins_is_a_probe_that_succeeded() -> None:
+    """A stream that lives for hours must not keep its node on probation, whatever becomes of it later."""
+    world = World("a").ejected()
+    script = ENTRY(rpc(world.snapshot, now=START + 30))
+    next(script)
+    script.send(OPEN)
+    assert not world.node("a").outlier.out
+    script.close()
+    assert (world.node("a").outlier.ticket, world.node("a").outlier.out) == (0, False)
 
 
 def test_a_probe_that_is_interrupted_frees_the_probe() -> None:

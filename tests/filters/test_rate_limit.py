@@ -31,17 +31,13 @@ def test_a_burst_and_then_the_rate() -> None:
 
 def test_what_is_refused_costs_nothing_else_and_says_why() -> None:
     """RESOURCE_EXHAUSTED, before a fault is drawn, a breaker asked or a node touched."""
-    world = limited(
-        "requestsPerSecond: 0.5", ", fault: {delay: {percent: 100, fixed: 1s}}, retry: {attempts: 2}"
-    )
+    world = limited("requestsPerSecond: 0.5", ", fault: {delay: {percent: 100, fixed: 1s}}, retry: {attempts: 2}")
     snapshot = world.snapshot()
     play(ENTRY, rpc(snapshot))
     effects, outcome = play(ENTRY, rpc(snapshot))
     assert effects == []
     assert (outcome.code, outcome.refused, outcome.unsent) == (Code.RESOURCE_EXHAUSTED, "rate_limit", True)
-    assert (
-        outcome.details == "proxyless: rate_limit: route r of web is limited to 0.5 a second in this process"
-    )
+    assert outcome.details == "proxyless: rate_limit: route r of web is limited to 0.5 a second in this process"
     assert snapshot.clusters[WEB].state.status(START)["requests"] == 0
     assert world.nodes.all()[0].calls == 1
 

@@ -14,9 +14,7 @@ from tests.worlds import Known, document, rpc
 def test_the_call_ends_as_the_document_says(status: str) -> None:
     """Any code but OK, its message for people and `direct_response` for programs; nothing is sent."""
     world = Known().lives("web", "a:1")
-    world.services["web"] = document(
-        f"routes: [{{name: gone, directResponse: {{status: {status}, message: moved}}}}]"
-    )
+    world.services["web"] = document(f"routes: [{{name: gone, directResponse: {{status: {status}, message: moved}}}}]")
     effects, outcome = play(ENTRY, rpc(world.snapshot()))
     assert effects == []
     assert (outcome.code, outcome.refused) == (Code[status], "direct_response")

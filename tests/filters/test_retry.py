@@ -58,9 +58,7 @@ def test_what_is_tried_again_is_what_the_policy_names(on: str, answer: Outcome, 
 def test_what_is_committed_is_never_tried_again() -> None:
     """A stream that has begun: "when an RPC becomes committed … no subsequent attempts" - gRFC A6"""
     broken = Outcome(Code.UNAVAILABLE, "broke", committed=True)
-    effects, outcome = play(
-        ENTRY, rpc(retrying("attempts: 2").snapshot()), a=Reply(OPEN, end=broken, lasts=1.0)
-    )
+    effects, outcome = play(ENTRY, rpc(retrying("attempts: 2").snapshot()), a=Reply(OPEN, end=broken, lasts=1.0))
     assert (effects, outcome) == (["send a", "drain"], broken)
 
 
@@ -73,9 +71,7 @@ def test_a_request_that_can_t_be_sent_again_is_tried_again_only_if_nothing_was_s
 
 def test_each_attempt_has_its_own_time_within_the_call_s() -> None:
     """A per-try timeout is tried again where the policy says so; the call's own is the end."""
-    world = retrying(
-        "attempts: 3, perTryTimeout: 250ms, on: [deadline-exceeded], backoff: {base: 1ms, max: 1ms}"
-    )
+    world = retrying("attempts: 3, perTryTimeout: 250ms, on: [deadline-exceeded], backoff: {base: 1ms, max: 1ms}")
     simulation = Simulation(world.snapshot())
     simulation.behaviours.update(a=NEVER, b=NEVER, c=NEVER)
     call = simulation.call(ENTRY, rpc(simulation.snapshot, timeout=0.6))
@@ -127,17 +123,13 @@ def test_attempts_are_counted_in_their_metadata() -> None:
 
 def test_the_budget_pays_for_retries_and_only_what_needs_none_pays_in() -> None:
     """A total outage starves retries: after the reserve of 1/s over 10 s there is none left."""
-    world = retrying(
-        "attempts: 3", "trafficPolicy: {retryBudget: {ratio: 0.2, minRetriesPerSecond: 1, ttl: 10s}}", "a"
-    )
+    world = retrying("attempts: 3", "trafficPolicy: {retryBudget: {ratio: 0.2, minRetriesPerSecond: 1, ttl: 10s}}", "a")
     snapshot = world.snapshot()
     state = snapshot.clusters[WEB].state
     for _ in range(50):
         play(ENTRY, rpc(snapshot), a=UNAVAILABLE)
     assert (state.status(START)["retries"], state.status(START)["retries_left"]) == (10, 0)
-    assert (
-        state.status(START)["retries_denied"] == 50 - 3
-    )  # three calls had three retries, the fourth had one
+    assert state.status(START)["retries_denied"] == 50 - 3  # three calls had three retries, the fourth had one
     for _ in range(5):
         play(ENTRY, rpc(snapshot), a=OK)
     assert state.status(START)["retries_left"] == 1
@@ -145,9 +137,7 @@ def test_the_budget_pays_for_retries_and_only_what_needs_none_pays_in() -> None:
 
 def test_so_many_retries_at_a_time_and_no_more() -> None:
     """`limits.maxRetries`: a retry that waits for its turn is one."""
-    world = retrying(
-        "attempts: 1, backoff: {base: 1s, max: 1s}", "trafficPolicy: {limits: {maxRetries: 1}}", "a"
-    )
+    world = retrying("attempts: 1, backoff: {base: 1s, max: 1s}", "trafficPolicy: {limits: {maxRetries: 1}}", "a")
     simulation = Simulation(world.snapshot())
     simulation.behaviours["a"] = [UNAVAILABLE, UNAVAILABLE, OK]
     first, second = (simulation.call(ENTRY, rpc(simulation.snapshot, rng=lambda: 0.5)) for _ in range(2))
@@ -161,9 +151,7 @@ def test_so_many_retries_at_a_time_and_no_more() -> None:
 @pytest.mark.parametrize("when", [0.0, 0.25, 0.75], ids=["first attempt", "backoff", "second attempt"])
 def test_a_caller_who_walks_away_frees_the_place_of_its_retry(when: float) -> None:
     """Whatever it was doing; else `maxRetries` would fill up with the dead."""
-    world = retrying(
-        "attempts: 1, backoff: {base: 1s, max: 1s}", "trafficPolicy: {limits: {maxRetries: 1}}", "a"
-    )
+    world = retrying("attempts: 1, backoff: {base: 1s, max: 1s}", "trafficPolicy: {limits: {maxRetries: 1}}", "a")
     simulation = Simulation(world.snapshot())
     simulation.behaviours["a"] = [UNAVAILABLE, NEVER, UNAVAILABLE, OK]
     gone = simulation.call(ENTRY, rpc(simulation.snapshot, rng=lambda: 0.5))

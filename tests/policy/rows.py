@@ -27,6 +27,4 @@ def rows(
     table = json.loads(path.read_text())[key]
     unknown = set(left_out or ()) - {row["id"] for row in table}
     assert not unknown, f"{file} has no rows {sorted(unknown)}: nothing can leave them out"
-    return [
-        pytest.param(row, id=row["id"]) for row in table if only(row) and row["id"] not in (left_out or ())
-    ]
+    return [pytest.param(row, id=row["id"]) for row in table if only(row) and row["id"] not in (left_out or ())]

@@ -40,9 +40,7 @@ def test_after_the_last_retry_there_is_no_wait(attempts: int, failed: int) -> No
     st.integers(1, 12),
     st.floats(0, 1, exclude_max=True),
 )
-def test_no_wait_is_longer_than_its_range(
-    base: float, more: float, attempts: int, failed: int, draw: float
-) -> None:
+def test_no_wait_is_longer_than_its_range(base: float, more: float, attempts: int, failed: int, draw: float) -> None:
     """Whatever a document says: 0 to min(base * 2 ** (n - 1), max), until the attempts are used up."""
     delay = next_delay(base, base + more, attempts, failed, 0.0, lambda: draw)
     assert (delay is None) is (failed > attempts)

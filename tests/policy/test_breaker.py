@@ -243,6 +243,19 @@ def test_an_edit_half_open_forgets_no_verdict() -> None:
     assert breaker.state(30.0) == OPEN
 
 
+def test_a_forked_child_waits_for_none_of_its_parents_requests() -> None:
+    """One verdict was in and two were under way at the fork: the child sends two of its own."""
+    breaker = opened()
+    first, *_ = admitted(breaker, 30.0, 3)
+    breaker.record(first, True, 30.0)
+    breaker.renew()
+    mine = admitted(breaker, 30.0, 5)
+    assert len(mine) == 2
+    for generation in mine:
+        breaker.record(generation, True, 31.0)
+    assert breaker.state(31.0) == CLOSED
+
+
 def test_fewer_half_open_requests_than_are_judged_already_decide_at_once() -> None:
     """Three were wanted and two have answered when the document says one."""
     breaker = opened()

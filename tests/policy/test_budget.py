@@ -118,9 +118,7 @@ def ask(given: Mapping[str, Any], expect: Mapping[str, Any]) -> None:
     else:
         spec = given["budget"]
         with pytest.raises(Invalid):
-            Settings(
-                ratio=spec["ratio"], min_retries_per_second=spec["min_per_s"], ttl=Duration(spec["ttl_s"])
-            )
+            Settings(ratio=spec["ratio"], min_retries_per_second=spec["min_per_s"], ttl=Duration(spec["ttl_s"]))
 
 
 def of(policy: Settings) -> RetryBudget:

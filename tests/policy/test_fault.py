@@ -84,9 +84,7 @@ def test_a_fifth_and_a_twentieth_touch_24_percent() -> None:
     assert shares == pytest.approx([20, 5, 24, 1], abs=0.4)
 
 
-@pytest.mark.parametrize(
-    ("percent", "hit", "missed"), [(0.01, 0.009, 0.01), (50, 49.99, 50), (100, 99.99, None)]
-)
+@pytest.mark.parametrize(("percent", "hit", "missed"), [(0.01, 0.009, 0.01), (50, 49.99, 50), (100, 99.99, None)])
 def test_the_draw_must_lie_under_the_percentage(percent: float, hit: float, missed: float | None) -> None:
     """Down to a hundredth of a percent; 100 % is every call."""
     fault = faults(delay=percent, abort=percent)
@@ -153,9 +151,7 @@ def test_without_headers_the_document_holds() -> None:
     ("percentage", "hit", "missed"),
     [("30", 29, 30), ("79", 78, 79), ("80", 79, 80), ("100", 79, 80), ("4000000000", 79, 80), ("0", None, 0)],
 )
-def test_a_header_lowers_the_percentage_and_never_raises_it(
-    percentage: str, hit: int | None, missed: int
-) -> None:
+def test_a_header_lowers_the_percentage_and_never_raises_it(percentage: str, hit: int | None, missed: int) -> None:
     """The document's 80 % are the most that anybody gets."""
     fault = faults(delay=80, abort=80, headers=True)
     assert delayed(fault, missed, delay="1", delay_percentage=percentage) == 0.0
@@ -277,9 +273,7 @@ def ask(given_: Mapping[str, Any], expect: Mapping[str, Any]) -> None:
         fault = faults(delay=given_["delay"], fixed=given_.get("fixed_s", 20), abort=given_.get("abort"))
         rng, calls = random.Random(7).random, given_["first_rpcs"] + given_["then_s"] * given_["qps"]
         late = sum(fault.delay((), rng) > given_.get("app_deadline_s", 1) for _ in range(calls)) / calls
-        ((code, share),) = [
-            (key, value) for key, value in expect.items() if key in {"OK", "DEADLINE_EXCEEDED"}
-        ]
+        ((code, share),) = [(key, value) for key, value in expect.items() if key in {"OK", "DEADLINE_EXCEEDED"}]
         assert abs((late if code != "OK" else 1 - late) - share) <= expect["tolerance"]
 
 
@@ -301,9 +295,7 @@ GO = "grpc-go@4793ad04 internal/xds/httpfilter/fault/fault_test.go"
         ({"grpc": "15", "percentage": "error"}, 50, Code.DATA_LOSS, f"{GO} header abort, malformed"),
     ],
 )
-def test_the_rows_that_matter_most(
-    headers: dict[str, str], draw: int, code: Code | None, _source: str
-) -> None:
+def test_the_rows_that_matter_most(headers: dict[str, str], draw: int, code: Code | None, _source: str) -> None:
     """Percentages by header, their cap, and what is malformed: kept beside the table."""
     assert aborted(faults(abort=80, headers=True), draw, **headers) == code
 

@@ -23,9 +23,7 @@ def test_a_call_without_metadata_gets_what_is_set_and_added() -> None:
 
 def test_the_route_edits_first_and_its_destination_after() -> None:
     """Consul merges so too: the leg of a split has the last word."""
-    edit = editor(
-        HeaderEdit(set={"leg": "route", "r": "1"}), HeaderEdit(set={"leg": "canary"}, remove=("r",))
-    )
+    edit = editor(HeaderEdit(set={"leg": "route", "r": "1"}), HeaderEdit(set={"leg": "canary"}, remove=("r",)))
     assert edit is not None
     assert edit(()) == (("leg", "canary"),)
 

@@ -55,6 +55,4 @@ def test_what_is_printed_says_how_full_it_is() -> None:
     """For the log of a bad night."""
     limits = Limits(Settings(max_requests=2, max_pending_requests=0, max_retries=0))
     limits.requests.enter()
-    assert repr(limits) == (
-        "<Limits requests=<Limit 1 of 2> pending=<Limit 0 of 0> retries=<Limit 0 of any number>>"
-    )
+    assert repr(limits) == ("<Limits requests=<Limit 1 of 2> pending=<Limit 0 of 0> retries=<Limit 0 of any number>>")

@@ -17,9 +17,7 @@ from proxyless.policy.matcher import Matcher, header, joined, regex, text
 GET = "/shop.Products/Get"
 
 
-def asks(
-    block: Match, metadata: Sequence[tuple[str, Any]] = (), *, method: str = GET, draw: float = 0.0
-) -> bool:
+def asks(block: Match, metadata: Sequence[tuple[str, Any]] = (), *, method: str = GET, draw: float = 0.0) -> bool:
     """Whether a route with this one block matches a request."""
     matches, test = Matcher([block], {"team": "a"}).narrow(method, "web")
     return matches and (test is None or test(joined(metadata), lambda: draw))
@@ -224,9 +222,7 @@ MATCHES = st.one_of(
     ),
     st.builds(HeaderMatch, regex=st.sampled_from([".*", "a+", r"\d", "(a|b)*", ""]), invert=st.booleans()),
     st.builds(HeaderMatch, present=st.booleans(), invert=st.booleans()),
-    st.builds(
-        lambda start, size: HeaderMatch(range=Range(start, start + size)), st.integers(), st.integers(0)
-    ),
+    st.builds(lambda start, size: HeaderMatch(range=Range(start, start + size)), st.integers(), st.integers(0)),
 )
 METADATA = st.lists(
     st.tuples(st.sampled_from(["a", "b", "a-bin", "content-type", ""]), VALUES | st.binary(max_size=20)),
@@ -258,9 +254,7 @@ def test_no_pattern_takes_long(pattern: str) -> None:
     assert statistics.median(took) < 0.001
 
 
-@pytest.mark.parametrize(
-    "pattern", ["x{1000}{1000}", "(((((((x{50}){50}){50}){50})))){2}", "\\", "(?=a)", r"(a)\1"]
-)
+@pytest.mark.parametrize("pattern", ["x{1000}{1000}", "(((((((x{50}){50}){50}){50})))){2}", "\\", "(?=a)", r"(a)\1"])
 def test_a_pattern_that_re2_does_not_take_is_refused(pattern: str) -> None:
     """Too large, or asking for what only backtracking can do: refused when it is read, with RE2's reason."""
     with pytest.raises(ValueError, match=r"\w"):

@@ -110,9 +110,7 @@ def test_all_conditions_of_a_block_must_hold(row: Mapping[str, Any]) -> None:
     name, value = given["header_match"]["header"], given["header_match"]["exact"]
     block = Match(path=StringMatch(**given["path_match"]), headers={name: HeaderMatch(exact=value)})
     matches, test = Matcher([block], {}).narrow(given["path"], "any")
-    assert (matches and (test is None or test(joined(given["metadata"]), lambda: 0.0))) is row["expect"][
-        "match"
-    ]
+    assert (matches and (test is None or test(joined(given["metadata"]), lambda: 0.0))) is row["expect"]["match"]
 
 
 @pytest.mark.parametrize("row", rows("03_path_route_match.json", left_out=NOT_OURS))

@@ -6,7 +6,6 @@ import pytest
 
 from proxyless.model.codes import Code
 from proxyless.model.traffic import FailurePercentage, SuccessRate
-from proxyless.policy import outlier, retriable
 from proxyless.policy.outlier import PROBING, Outlier, spread, threshold
 from tests.policy.pools import AS_WRITTEN, NOTHING, ONLY_RATES, Pool
 
@@ -31,12 +30,6 @@ def test_statuses_count_as_they_do_in_envoy(code: Code) -> None:
     assert pool.answer(0, code, 4) == ""
     assert pool.hosts[0].successes == (0 if is_5xx else 4)
     assert pool.answer(0, code) == ("consecutive_5xx" if is_5xx else "")
-
-
-def test_retries_and_outlier_detection_agree_on_what_a_server_error_is() -> None:
-    """Two policies that do not know each other name the same statuses."""
-    assert outlier.SERVER_ERRORS == retriable.SERVER_ERRORS
-    assert outlier.GATEWAY_ERRORS == retriable.GATEWAY_ERRORS
 
 
 def test_a_success_between_failures_ends_the_run() -> None:
@@ -211,9 +204,7 @@ def test_equals_are_no_outliers_by_a_last_bit() -> None:
     assert pool.tick(10.0) == []
 
 
-@pytest.mark.parametrize(
-    ("volume", "hosts", "ejected"), [(100, 5, [0]), (99, 5, []), (100, 4, []), (100, 9, [0])]
-)
+@pytest.mark.parametrize(("volume", "hosts", "ejected"), [(100, 5, [0]), (99, 5, []), (100, 4, []), (100, 9, [0])])
 def test_rates_want_enough_requests_on_enough_endpoints(volume: int, hosts: int, ejected: list[int]) -> None:
     """99 requests are no rate (100 wanted), and four rates are no peers (five wanted)."""
     pool = Pool(hosts, ONLY_RATES, failure_percentage=None)

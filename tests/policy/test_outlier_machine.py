@@ -10,9 +10,9 @@ import hypothesis.strategies as st
 from hypothesis import settings
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
-from proxyless.model.codes import Code
+from proxyless.model.codes import SERVER_ERRORS, Code
 from proxyless.model.traffic import FailurePercentage, Probation, SuccessRate
-from proxyless.policy.outlier import EJECTED, HEALTHY, PROBING, SERVER_ERRORS, Detector, Outlier
+from proxyless.policy.outlier import EJECTED, HEALTHY, PROBING, Detector, Outlier
 from tests.policy.pools import AS_WRITTEN, edited
 
 CODES = st.sampled_from((Code.OK, Code.OK, Code.NOT_FOUND, Code.UNAVAILABLE, Code.UNAVAILABLE, Code.INTERNAL))

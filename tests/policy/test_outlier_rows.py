@@ -8,14 +8,13 @@ from typing import Any
 import pytest
 
 from proxyless.model.codes import Code
-from proxyless.model.traffic import FailurePercentage, SuccessRate
+from proxyless.model.traffic import DEFAULTS, FailurePercentage, SuccessRate
 from proxyless.policy.outlier import EJECTED, HEALTHY, PROBING, spread
 from tests.policy.pools import AS_WRITTEN, NOTHING, ONLY_CONSECUTIVE, ONLY_RATES, Pool
 from tests.policy.rows import rows
 
 NOT_OURS = {
-    "envoy-defaults": "defaults are the documents' (model/traffic.py); this policy has none",
-    "grpc-defaults": "as above",
+    "grpc-defaults": "the contract's differ: half may be ejected, and rates are compared on demand",
     "envoy-max-below-base-rejected": "documents are laid over each other field by field, so the pair may "
     "come from two; the cap holds (test_outlier.py: no ejection is longer than the longest)",
     "envoy-ejection-time-not-aligned": "ours ends at its exact instant: 305 s are 305 and not 310",
@@ -27,6 +26,14 @@ NOT_OURS = {
     "go-multi-address-endpoint-one-unit": "an endpoint of ours has one address",
 }
 """Rows of 09 that are left out."""
+
+
+def is_the_default(_given: Mapping[str, Any], expect: Mapping[str, Any]) -> None:
+    ours = DEFAULTS.outlier_detection
+    assert ours.consecutive5xx == expect["consecutive_5xx"]
+    assert ours.interval * 1000 == expect["interval_ms"]
+    assert ours.base_ejection_time * 1000 == expect["base_ejection_time_ms"]
+    assert ours.max_ejection_time * 1000 == expect["max_ejection_time_ms"]
 
 
 def spreads(given: Mapping[str, Any], expect: Mapping[str, Any]) -> None:
@@ -176,6 +183,7 @@ def by_rates(given: Mapping[str, Any], expect: Mapping[str, Any]) -> None:
 
 
 ASKED: Mapping[str, Callable[[Mapping[str, Any], Mapping[str, Any]], None]] = {
+    "envoy-defaults": is_the_default,
     "java-mean-stdev": spreads,
     "envoy-consecutive-return-time": returns_in_time,
     "envoy-local-origin-split": splits,

@@ -19,9 +19,7 @@ from proxyless.policy.panic import Panic
         (4, 4, 0, False),
     ],
 )
-def test_it_begins_when_more_than_half_of_those_inside_are_kept_in(
-    kept: int, inside: int, out: int, on: bool
-) -> None:
+def test_it_begins_when_more_than_half_of_those_inside_are_kept_in(kept: int, inside: int, out: int, on: bool) -> None:
     """And only where somebody is out: without ejections there is nobody to call back."""
     panic = Panic()
     for host in range(kept):

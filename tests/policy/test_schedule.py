@@ -41,9 +41,7 @@ def picker(policy: str, weights: list[int], rng: Callable[[], float]) -> tuple[P
     return built, {id(member): index for index, member in enumerate(members)}
 
 
-def sequence(
-    policy: str, weights: list[int], picks: int, rng: Callable[[], float] = lambda: 0.0
-) -> list[int | None]:
+def sequence(policy: str, weights: list[int], picks: int, rng: Callable[[], float] = lambda: 0.0) -> list[int | None]:
     """Which members are picked, by index."""
     built, index = picker(policy, weights, rng)
     return [index.get(id(built.pick(rng))) for _ in range(picks)]
@@ -59,9 +57,7 @@ def test_turns_are_those_of_the_peers(row: Mapping[str, Any]) -> None:
         return
     weights = given.get("weights", [1] * given.get("endpoints", 0))
     if "first_pick_share_percent" in expect:
-        first_picks_are_by_weight(
-            weights, expect["first_pick_share_percent"], expect["abs_tolerance_percent"]
-        )
+        first_picks_are_by_weight(weights, expect["first_pick_share_percent"], expect["abs_tolerance_percent"])
     elif "sequence" in expect:
         assert sequence("round_robin", weights, given["picks"]) == expect["sequence"]
     elif "counts" in expect:
@@ -83,9 +79,7 @@ def first_picks_are_by_weight(weights: list[int], percents: list[float], toleran
     members = [node(f"n{index}", weight) for index, weight in enumerate(weights)]
     for policy, build in BALANCERS.items():
         rng = random.Random(7).random
-        counts = Counter(
-            build(members, weights, DEFAULTS.load_balancer, rng).pick(rng) for _ in range(20_000)
-        )
+        counts = Counter(build(members, weights, DEFAULTS.load_balancer, rng).pick(rng) for _ in range(20_000))
         for member, percent in zip(members, percents, strict=True):
             assert abs(counts[member] / 200 - percent) <= tolerance, policy
 

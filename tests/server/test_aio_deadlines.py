@@ -68,9 +68,7 @@ async def test_expired_work_is_dropped(arity: str) -> None:
     """The handler is not run, and the refusal says so."""
     context = AioContext(0.0)
     with pytest.raises(Aborted):
-        await aio_serve(
-            proxyless.aio_server_interceptor(), arity, aio_at_every_step(arity, pytest.fail), context
-        )
+        await aio_serve(proxyless.aio_server_interceptor(), arity, aio_at_every_step(arity, pytest.fail), context)
     assert context.refused is not None
     assert context.refused[0] is grpc.StatusCode.DEADLINE_EXCEEDED
     assert context.refused[1].startswith("proxyless: deadline: ")
@@ -254,9 +252,7 @@ async def test_a_function_that_returns_an_iterator_is_called_on_its_thread() -> 
     def behave(_request: Any, _context: Any) -> Iterator[list[str]]:
         return iter([[threading.current_thread().name]])
 
-    assert await answers_of("unary_stream", behave, 3.0, proxyless.aio_server_interceptor()) == [
-        ["handlers_0"]
-    ]
+    assert await answers_of("unary_stream", behave, 3.0, proxyless.aio_server_interceptor()) == [["handlers_0"]]
 
 
 class Late(grpc.aio.ServerInterceptor):  # type: ignore[misc, unused-ignore]

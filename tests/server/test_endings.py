@@ -59,9 +59,7 @@ async def test_a_handler_that_ran_out_of_time_fails_with_that(
     raised = Aborted if ended else type(error)
     if isinstance(context, AioContext):
         with pytest.raises(raised):
-            await aio_serve(
-                proxyless.aio_server_interceptor(), arity, aio_at_every_step(arity, fail), context
-            )
+            await aio_serve(proxyless.aio_server_interceptor(), arity, aio_at_every_step(arity, fail), context)
     else:
         with pytest.raises(raised):
             serve(proxyless.server_interceptor(), arity, at_every_step(arity, fail), context)

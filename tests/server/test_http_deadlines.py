@@ -223,9 +223,7 @@ class Wsgi:
 
 
 @pytest.mark.parametrize(("headers", "bounds"), SAID)
-def test_a_wsgi_application_has_what_its_caller_has_left(
-    headers: Headers, bounds: tuple[float, float] | None
-) -> None:
+def test_a_wsgi_application_has_what_its_caller_has_left(headers: Headers, bounds: tuple[float, float] | None) -> None:
     """Also while its answer is being sent; and between the pieces whoever sends them has nothing of it."""
     app = Wsgi()
     answer = app.request(headers)

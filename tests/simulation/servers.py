@@ -36,9 +36,7 @@ class Internet(Simulation):
         self.attempts: list[tuple[float, str]] = []
         self._end_of: dict[Call, Callable[[Outcome], None]] = {}
 
-    def begin(
-        self, snapshot: Snapshot, service: str = "web", timeout: float | None = None, **fields: Any
-    ) -> Call:
+    def begin(self, snapshot: Snapshot, service: str = "web", timeout: float | None = None, **fields: Any) -> Call:
         """A call begins now."""
         made = rpc(snapshot, service=service, timeout=timeout, now=self.clock.now, rng=self.rng, **fields)
         return self.call(ENTRY, made)
@@ -94,9 +92,7 @@ class Internet(Simulation):
         self.attempts.append((now, address))
         if call.rpc.deadline is not None:
             self._later(call, call.rpc.deadline, LATE)
-        self.servers[address](
-            call.rpc, lambda outcome: self._resume(call, outcome) if call.turn == turn else None
-        )
+        self.servers[address](call.rpc, lambda outcome: self._resume(call, outcome) if call.turn == turn else None)
 
     def _end(self, call: Call, outcome: Outcome) -> None:
         super()._end(call, outcome)

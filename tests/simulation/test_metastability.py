@@ -77,9 +77,7 @@ def watch(policy: str, load: float, drops: bool) -> Row:
 @pytest.fixture(scope="module")
 def table() -> dict[tuple[str, float, bool], Row]:
     """All of it, once."""
-    cases = [
-        (policy, load, drops) for policy in POLICIES for drops in (False, True) for load in (0.7, 0.8, 0.9)
-    ]
+    cases = [(policy, load, drops) for policy in POLICIES for drops in (False, True) for load in (0.7, 0.8, 0.9)]
     return {case: watch(*case) for case in cases}
 
 
@@ -89,9 +87,7 @@ def test_the_table(table: dict[tuple[str, float, bool], Row], capsys: pytest.Cap
     for (policy, load, drops), row in table.items():
         after = "never" if row.recovered is None else f"{row.recovered} s"
         servers = "drop expired" if drops else "begin all"
-        lines.append(
-            f"{policy:38} {load:5.0%} {servers:>14} {after:>10} {row.goodput:8.1%} {row.attempts:9.2f}"
-        )
+        lines.append(f"{policy:38} {load:5.0%} {servers:>14} {after:>10} {row.goodput:8.1%} {row.attempts:9.2f}")
     with capsys.disabled():
         print("\n\nA pool loses 90 % of its capacity for 10 s; how long until it is well again:")
         print("\n".join(lines))

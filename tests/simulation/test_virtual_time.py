@@ -120,6 +120,4 @@ def test_a_storm_of_thousands_of_calls_is_milliseconds_and_repeatable() -> None:
     assert time.perf_counter() - started < 2.0
     assert first == storm(seed=7)
     assert first != storm(seed=8)
-    assert 2000 < len(first[0]) < 4000, (
-        "retries stay within the budget: 20 % and 10 a second, and their sleeps"
-    )
+    assert 2000 < len(first[0]) < 4000, "retries stay within the budget: 20 % and 10 a second, and their sleeps"

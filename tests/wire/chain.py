@@ -165,9 +165,7 @@ class Chain:
         endpoints = {"nowhere": [{"address": dead_address()}]}
         for name, kind in zip("abc", kinds, strict=True):
             hop = (OnAsyncio if kind == ASYNCIO else OnThreads)(name, self)
-            port = (
-                self._serve(hop, reserve) if kind == THREADS else self.on_loop(self._serve_aio(hop, reserve))
-            )
+            port = self._serve(hop, reserve) if kind == THREADS else self.on_loop(self._serve_aio(hop, reserve))
             endpoints[name] = [{"address": f"127.0.0.1:{port}"}]
             self.hops.append(hop)
         self.a, self.b, self.c = self.hops

@@ -151,7 +151,11 @@ class EchoServer:
     """A grpc server on loopback with an `Echo` behind it."""
 
     def __init__(
-        self, name: str = "a", *, credentials: grpc.ServerCredentials | None = None, address: str = "127.0.0.1:0"
+        self,
+        name: str = "a",
+        *,
+        credentials: grpc.ServerCredentials | None = None,
+        address: str = "127.0.0.1:0",
     ) -> None:
         self.echo = Echo(name)
         self.name = name

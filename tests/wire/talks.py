@@ -1,4 +1,5 @@
-"""One conversation, however the call is made: four arities × (blocking, `.future()`, asyncio), in the same words.
+"""One conversation, however the call is made: four arities × (blocking, `.future()`, asyncio), in the same
+words.
 
 A blocking call with one response has no handle: it is made when its end is asked for, and can't be cancelled.
 """
@@ -86,7 +87,7 @@ class SyncTalk:
                 self._messages.append(answer.message)
             else:
                 for answer in self.call:
-                    self._messages.append(answer.message)  # noqa: PERF401 - kept when an error follows
+                    self._messages.append(answer.message)
         except (grpc.RpcError, grpc.FutureCancelledError) as caught:
             error = caught
         call: Any = error if self.call is None else self.call
@@ -153,13 +154,11 @@ class AioTalk:
                 self._messages.append((await call).message)
             else:
                 async for answer in call:
-                    self._messages.append(answer.message)  # noqa: PERF401 - kept when an error follows
+                    self._messages.append(answer.message)
         except (grpc.RpcError, asyncio.CancelledError) as caught:
             error = caught
         initial, trailing = await call.initial_metadata(), await call.trailing_metadata()
-        return Ending(
-            self._messages, await call.code(), await call.details(), _ours(initial), _ours(trailing), error
-        )
+        return Ending(self._messages, await call.code(), await call.details(), _ours(initial), _ours(trailing), error)
 
     def close(self) -> None:
         """End the loop as `asyncio.run` does."""

@@ -218,7 +218,12 @@ def test_waiting_for_the_connection(net: Net, way: str) -> None:
     net.server()
 
     async def scene(stub: Any) -> None:
-        for call in (stub.Unary(Request()), stub.ServerStream(Request()), stub.ClientStream(), stub.BidiStream()):
+        for call in (
+            stub.Unary(Request()),
+            stub.ServerStream(Request()),
+            stub.ClientStream(),
+            stub.BidiStream(),
+        ):
             await call.wait_for_connection()
             call.cancel()
         with pytest.raises(grpc.aio.AioRpcError) as raised:

@@ -58,9 +58,7 @@ async def test_interceptors_run_in_list_order(wire: Wire, way: str, arity: str) 
 @both
 @each_arity
 @pytest.mark.parametrize("metadata", [None, [("x-user", "ann")], grpc.aio.Metadata(("x-user", "ann"))])
-async def test_interceptors_see_what_the_call_was_made_with(
-    wire: Wire, way: str, arity: str, metadata: Any
-) -> None:
+async def test_interceptors_see_what_the_call_was_made_with(wire: Wire, way: str, arity: str, metadata: Any) -> None:
     """Interceptors are told the method in bytes, metadata in grpcio's class, and the rest as it was given."""
     seen: list[Any] = []
 
@@ -68,9 +66,7 @@ async def test_interceptors_see_what_the_call_was_made_with(
         seen.append(details)
         return await continuation(details, request)
 
-    call = wire.call(
-        way, arity, [interceptor(arity, looking)], timeout=9.0, metadata=metadata, wait_for_ready=True
-    )
+    call = wire.call(way, arity, [interceptor(arity, looking)], timeout=9.0, metadata=metadata, wait_for_ready=True)
     assert await talk(call) == b"ab"
     (details,) = seen
     assert (details.method, details.timeout) == (f"/wire.Echo/{arity}".encode(), 9.0)

@@ -169,9 +169,7 @@ async def test_an_iterator_may_send_late_and_again(wire: Wire) -> None:
 
         return responses()
 
-    call = wire.call(
-        "ours", "unary_stream", [interceptor("unary_stream", body) for body in (passing, resuming)]
-    )
+    call = wire.call("ours", "unary_stream", [interceptor("unary_stream", body) for body in (passing, resuming)])
     assert await talk(call) == b"ab"
     assert [method for method, _ in wire.tried] == ["/wire.Fail/unary_stream", "/wire.Echo/unary_stream"]
     assert (await call.code(), (await call.initial_metadata())["start"]) == (grpc.StatusCode.OK, "header")

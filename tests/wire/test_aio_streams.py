@@ -135,7 +135,7 @@ def test_the_end_of_an_iteration(net: Net, way: str) -> None:
         assert (await call.code(), call.done(), call.cancelled()) == (grpc.StatusCode.OK, True, False)
         call = stub.ServerStream(Request(count=2, fail_code=5, fail_details="gone", fail_after=1))
         seen = []
-        with pytest.raises(grpc.aio.AioRpcError) as raised:
+        with pytest.raises(grpc.aio.AioRpcError) as raised:  # noqa: PT012 - it is raised where the loop goes on
             async for reply in call:
                 seen.append(reply.sequence)  # noqa: PERF401 - kept when the error follows
         assert (seen, raised.value.details()) == ([0], "gone")

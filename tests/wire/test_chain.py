@@ -122,11 +122,7 @@ def test_named_metadata_goes_down_the_chain(
         ("x-own", "1"),
     )
     assert chain.go(PASS, metadata=sent) == b"done"
-    seen = [
-        [pair for pair in visit.metadata if pair[0].startswith("x-")]
-        for hop in chain.hops
-        for visit in hop.visits
-    ]
+    seen = [[pair for pair in visit.metadata if pair[0].startswith("x-")] for hop in chain.hops for visit in hop.visits]
     assert seen == [
         list(sent),
         list(sent[:4]),

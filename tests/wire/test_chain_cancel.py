@@ -110,9 +110,7 @@ def test_after_a_blocking_call_that_outlived_the_caller_no_other_is_made(build: 
     chain.over.set()
     eventually(lambda: not chain.running)
     *refused, shielded = after
-    assert [(error.code(), error.reason) for error in refused] == [
-        (grpc.StatusCode.DEADLINE_EXCEEDED, "deadline")
-    ] * 3
+    assert [(error.code(), error.reason) for error in refused] == [(grpc.StatusCode.DEADLINE_EXCEEDED, "deadline")] * 3
     assert shielded == b"done"
     assert chain.b.visits == []
 
@@ -155,9 +153,7 @@ def test_a_blocking_call_that_waits_for_an_endpoint_ends_with_the_caller(build: 
 
 
 @pytest.mark.parametrize("kinds", [(ASYNCIO, ASYNCIO, ASYNCIO), (ASYNCIO, THREADS, ASYNCIO)], ids="-".join)
-def test_calls_that_nobody_awaits_are_cancelled_with_the_caller(
-    build: Build, kinds: tuple[str, str, str]
-) -> None:
+def test_calls_that_nobody_awaits_are_cancelled_with_the_caller(build: Build, kinds: tuple[str, str, str]) -> None:
     """Neither those of tasks that the handler has made, nor those that it merely holds, nor its streams."""
     chain = build(*kinds)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 import logging
 import threading
 import time
@@ -20,7 +21,8 @@ State = grpc.ChannelConnectivity
 
 @pytest.fixture(autouse=True)
 def no_more_polling(net: Net) -> Iterator[None]:
-    """grpcio polls the state of a channel on a thread that notices up to 0.2 s late that nobody is subscribed any
+    """grpcio polls the state of a channel on a thread that notices up to 0.2 s late that nobody is subscribed
+    any
     more, and dies noisily if the channel was closed by then: the channels are closed after that."""
     yield
     time.sleep(0.25)
@@ -80,7 +82,7 @@ def test_subscribers_are_told_every_change(net: Net, way: str) -> None:
     channel.subscribe(told.append, try_to_connect=True)
     eventually(lambda: State.READY in told)
     assert told[0] in (State.IDLE, State.CONNECTING)
-    assert all(one is not next_ for one, next_ in zip(told, told[1:], strict=False))
+    assert all(one is not next_ for one, next_ in itertools.pairwise(told))
     late: list[State] = []
     channel.subscribe(late.append)
     eventually(lambda: late == [State.READY])

@@ -48,7 +48,8 @@ def in_a_child(work: Callable[[], object], within: float = 3.0) -> str:
 
 
 def test_a_child_makes_a_call(net: Net) -> None:
-    """After a channel was used, a child makes its calls on it within 3 s, five times of five, and so does the parent."""
+    """After a channel was used, a child makes its calls on it within 3 s, five times of five, and so does the
+    parent."""
     server = net.server()
     stub = net.stub()
     stub.Unary(Request())
@@ -88,7 +89,8 @@ def test_a_child_makes_calls_of_every_style(net: Net) -> None:
 
 
 def test_forking_inside_a_loop(net: Net) -> None:
-    """Where the parent's loop goes on, grpcio can't run another in the child: that is said at once, and blocking
+    """Where the parent's loop goes on, grpcio can't run another in the child: that is said at once, and
+    blocking
     calls work."""
     net.server()
     blocking = net.stub()
@@ -111,7 +113,10 @@ def test_a_child_lets_go_of_its_parents_calls(net: Net) -> None:
     """A child that drops a stream or a future of its parent's neither waits nor counts it, nor ends it."""
     net.server()
     stub = net.stub()
-    mine = [stub.ServerStream(Request(message="m", count=30, delay_ms=10)), stub.Unary.future(Request(delay_ms=300))]
+    mine = [
+        stub.ServerStream(Request(message="m", count=30, delay_ms=10)),
+        stub.Unary.future(Request(delay_ms=300)),
+    ]
     next(mine[0])
 
     def drop() -> str:
@@ -140,7 +145,10 @@ def test_a_mesh_that_was_only_connected(net: Net) -> None:
             return error.code().name  # type: ignore[attr-defined]
 
     assert in_a_child(lambda: stub.Unary(Request(message="m"), timeout=2.5).message) == "m"
-    new = lambda: echo_pb2_grpc.EchoStub(mesh.channel("echo")).Unary(Request(message="n"), timeout=2.5).message  # noqa: E731
+
+    def new() -> Any:
+        return echo_pb2_grpc.EchoStub(mesh.channel("echo")).Unary(Request(message="n"), timeout=2.5).message
+
     assert in_a_child(new) == "n"
     assert in_a_child(other) == "UNAVAILABLE"
     assert in_a_child(lambda: mesh.explain("echo", "/echo.Echo/Unary").route) == "default"

@@ -122,7 +122,7 @@ def test_the_channel_closes_through_interceptors(net: Net, way: str) -> None:
     with grpc.intercept_channel(channel, Adding("one")) as intercepted:
         grpc.channel_ready_future(intercepted).result(timeout=5.0)
         time.sleep(0.25)  # see no_more_polling in test_connectivity.py
-    with pytest.raises(ValueError, match="closed channel|Channel closed"):
+    with pytest.raises(ValueError, match=r"closed channel|Channel closed"):
         stub.Unary(Request())
 
 
@@ -154,7 +154,12 @@ def test_the_public_asyncio_classes_are_kept(net: Net) -> None:
     async def scene(stub: Any) -> None:
         assert isinstance(net.aio_channel(), grpc.aio.Channel)
         for method, kind, begin, call_kind in (
-            (stub.Unary, grpc.aio.UnaryUnaryMultiCallable, lambda: stub.Unary(Request()), grpc.aio.UnaryUnaryCall),
+            (
+                stub.Unary,
+                grpc.aio.UnaryUnaryMultiCallable,
+                lambda: stub.Unary(Request()),
+                grpc.aio.UnaryUnaryCall,
+            ),
             (
                 stub.ServerStream,
                 grpc.aio.UnaryStreamMultiCallable,
@@ -164,10 +169,15 @@ def test_the_public_asyncio_classes_are_kept(net: Net) -> None:
             (
                 stub.ClientStream,
                 grpc.aio.StreamUnaryMultiCallable,
-                lambda: stub.ClientStream(),
+                stub.ClientStream,
                 grpc.aio.StreamUnaryCall,
             ),
-            (stub.BidiStream, grpc.aio.StreamStreamMultiCallable, lambda: stub.BidiStream(), grpc.aio.StreamStreamCall),
+            (
+                stub.BidiStream,
+                grpc.aio.StreamStreamMultiCallable,
+                stub.BidiStream,
+                grpc.aio.StreamStreamCall,
+            ),
         ):
             assert isinstance(method, kind)
             method.__name__ = "renamed"
@@ -188,7 +198,10 @@ def test_wrapped_by_google_api_core(net: Net) -> None:
     net.server()
     stub = net.stub()
     assert helpers.wrap_errors(stub.Unary)(Request(message="m")).message == "m"
-    assert [r.message for r in helpers.wrap_errors(stub.ServerStream)(Request(message="m", count=2))] == ["m", "m"]
+    assert [r.message for r in helpers.wrap_errors(stub.ServerStream)(Request(message="m", count=2))] == [
+        "m",
+        "m",
+    ]
     assert [r.message for r in helpers.wrap_errors(stub.BidiStream)(iter([Request(message="m")]))] == ["m"]
     for call in (
         lambda: helpers.wrap_errors(stub.Unary)(_GONE),

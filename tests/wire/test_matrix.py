@@ -1,4 +1,5 @@
-"""The matrix: four arities × (blocking, future, asyncio) × how a call can go, on bare grpcio and through the mesh.
+"""The matrix: four arities × (blocking, future, asyncio) × how a call can go, on bare grpcio and through the
+mesh.
 
 Each expectation is one literal, held against both: what differs fails.
 """
@@ -75,7 +76,9 @@ def test_a_call_is_cancelled(net: Net, way: str, style: str, method: str) -> Non
     ending = conversation.end()
     assert ending[:3] == ([], grpc.StatusCode.CANCELLED, "Locally cancelled by application!")
     assert ending.trailing == []
-    assert isinstance(ending.error, asyncio.CancelledError if style == "aio" else (grpc.FutureCancelledError, grpc.RpcError))
+    assert isinstance(
+        ending.error, asyncio.CancelledError if style == "aio" else (grpc.FutureCancelledError, grpc.RpcError)
+    )
     assert seen.over.wait(2.0)
     assert seen.cancelled
 
@@ -187,9 +190,7 @@ def test_metadata_of_an_error(net: Net, way: str, style: str, method: str) -> No
     """A failed call has its metadata too, on the error as on the call."""
     net.server()
     there, back = ("x-initial-a", "1"), ("x-trailing-b-bin", b"\x80")
-    ending = talk(
-        net, way, style, method, Request(fail_code=5, fail_details="gone"), metadata=(there, back)
-    ).end()
+    ending = talk(net, way, style, method, Request(fail_code=5, fail_details="gone"), metadata=(there, back)).end()
     assert (ending.initial, ending.trailing) == ([there], [back])
     assert isinstance(ending.error, grpc.RpcError)
     assert tuple(back) in [tuple(pair) for pair in ending.error.trailing_metadata()]  # type: ignore[attr-defined]

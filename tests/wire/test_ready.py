@@ -13,7 +13,12 @@ from tests.wire.echo import Request, dead_address, eventually
 from tests.wire.talks import each_call, talk
 from tests.wire.ways import Net
 
-_EXPECTED = {"Unary": ["0"], "ServerStream": ["0", "0"], "ClientStream": ["0,1,2"], "BidiStream": ["0", "1", "2"]}
+_EXPECTED = {
+    "Unary": ["0"],
+    "ServerStream": ["0", "0"],
+    "ClientStream": ["0,1,2"],
+    "BidiStream": ["0", "1", "2"],
+}
 _REQUESTS = [Request(message=str(number), count=2) for number in range(3)]
 
 
@@ -69,9 +74,7 @@ def test_a_dead_endpoint_beside_a_live_one(net: Net, style: str, method: str, wa
         dead = dead_address()
         net.endpoints(dead, server.address)
         eventually(lambda dead=dead: net.settled(dead, server.address))
-        ending = talk(
-            net, "mesh", style, method, *_REQUESTS, wait_for_ready=wait_for_ready, timeout=9.0
-        ).end()
+        ending = talk(net, "mesh", style, method, *_REQUESTS, wait_for_ready=wait_for_ready, timeout=9.0).end()
         assert ending[:2] == (_EXPECTED[method], grpc.StatusCode.OK)
         tried += sum(node.calls for node in net.mesh._nodes.all() if node.address == dead)
     if method in ("ClientStream", "BidiStream"):

@@ -66,9 +66,7 @@ def test_a_refusal_is_a_failed_call(
 
 @each_refusal
 @pytest.mark.parametrize("style", ["blocking", "aio"])
-def test_a_refusal_can_be_pickled(
-    net: Net, style: str, reason: str, document: str, code: grpc.StatusCode
-) -> None:
+def test_a_refusal_can_be_pickled(net: Net, style: str, reason: str, document: str, code: grpc.StatusCode) -> None:
     """A refusal survives pickling and copying, as it must to leave a worker process."""
     _prepare(net, document)
     error = talk(net, "mesh", style, "Unary", Request()).end().error
@@ -87,7 +85,12 @@ def test_a_refusal_reads_like_grpcs_errors(net: Net) -> None:
     assert str(error).startswith("<MeshRpcError of RPC that terminated with:\n\tstatus = StatusCode.NOT_FOUND")
     assert "nothing here" in repr(error)
     assert error.debug_error_string() == error.details()
-    assert (error.is_active(), error.running(), error.done(), error.cancelled()) == (False, False, True, False)
+    assert (error.is_active(), error.running(), error.done(), error.cancelled()) == (
+        False,
+        False,
+        True,
+        False,
+    )
     assert (error.time_remaining(), error.cancel(), error.add_callback(print)) == (None, False, False)
     assert error.exception() is error
     assert error.traceback() is not None

@@ -59,13 +59,23 @@ def test_a_future_tells_how_far_it_is(net: Net, way: str) -> None:
     """A future is running and active with time remaining, then done; `result` waits as long as it is told."""
     net.server()
     future = net.stub(way).Unary.future(_SOON, timeout=9.0)
-    assert (future.running(), future.done(), future.cancelled(), future.is_active()) == (True, False, False, True)
+    assert (future.running(), future.done(), future.cancelled(), future.is_active()) == (
+        True,
+        False,
+        False,
+        True,
+    )
     assert 8.0 < future.time_remaining() <= 9.0
     for ask in (future.result, future.exception, future.traceback):
         with pytest.raises(grpc.FutureTimeoutError):
             ask(timeout=0.01)
     assert future.result(timeout=5.0).message == "m"
-    assert (future.running(), future.done(), future.cancelled(), future.is_active()) == (False, True, False, False)
+    assert (future.running(), future.done(), future.cancelled(), future.is_active()) == (
+        False,
+        True,
+        False,
+        False,
+    )
     assert (future.exception(), future.traceback(), future.code()) == (None, None, grpc.StatusCode.OK)
     assert not future.cancel()
     assert future.result() is future.result()
@@ -172,7 +182,12 @@ def test_cancelling_a_future(net: Net, way: str) -> None:
     future.add_done_callback(lambda _: told.append(threading.current_thread()))
     server.last()
     assert future.cancel()
-    assert (future.cancelled(), future.done(), future.running(), future.is_active()) == (True, True, False, False)
+    assert (future.cancelled(), future.done(), future.running(), future.is_active()) == (
+        True,
+        True,
+        False,
+        False,
+    )
     for ask in (future.result, future.exception, future.traceback):
         with pytest.raises(grpc.FutureCancelledError):
             ask()
@@ -205,7 +220,12 @@ def test_a_request_that_can_not_be_serialized(net: Net, way: str) -> None:
     server = net.server()
     channel = net.channel(way)
     unary = channel.unary_unary("/echo.Echo/Unary", _wrong)
-    for call in (unary, unary.with_call, unary.future, channel.unary_stream("/echo.Echo/ServerStream", _wrong)):
+    for call in (
+        unary,
+        unary.with_call,
+        unary.future,
+        channel.unary_stream("/echo.Echo/ServerStream", _wrong),
+    ):
         with pytest.raises(grpc.RpcError) as raised:
             call(Request())
         assert raised.value.code() is grpc.StatusCode.INTERNAL

@@ -27,7 +27,12 @@ def test_a_finished_stream_stays_finished(net: Net, way: str) -> None:
     for step in (lambda: next(call), call.next):
         with pytest.raises(StopIteration):
             step()
-    assert (call.code(), call.done(), call.running(), call.cancelled()) == (grpc.StatusCode.OK, True, False, False)
+    assert (call.code(), call.done(), call.running(), call.cancelled()) == (
+        grpc.StatusCode.OK,
+        True,
+        False,
+        False,
+    )
     assert (call.result(), call.exception(), call.traceback()) == (None, None, None)
     assert not call.cancel()
 

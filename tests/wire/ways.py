@@ -101,11 +101,10 @@ class Net:
 
     def channel(self, way: str = "mesh", **settings: Any) -> grpc.Channel:
         """A channel for threads."""
-        channel: grpc.Channel
-        if way == "mesh":
-            channel = self.mesh.channel("echo", **settings)
-        else:
-            channel = _bare(grpc, self._addresses[0], settings)
+        bare = way != "mesh"
+        channel: grpc.Channel = (
+            _bare(grpc, self._addresses[0], settings) if bare else self.mesh.channel("echo", **settings)
+        )
         self._closing.append(channel.close)
         return channel
 

@@ -93,7 +93,9 @@ def _beside(parsed: Parsed) -> Iterator[Finding]:
     regexes = 0
     for path, value in _walk(parsed.data, ()):
         if value is not None and _is_not_yet(path):
-            yield finding(parsed.lines, path, "is not supported yet by this version", "take it out: nothing would obey it")
+            yield finding(
+                parsed.lines, path, "is not supported yet by this version", "take it out: nothing would obey it"
+            )
         if isinstance(value, str) and path:
             if path[-1] == "regex" and "match" in path and path[-2] != "sourceLabels":
                 regexes += 1
@@ -108,9 +110,7 @@ def _beside(parsed: Parsed) -> Iterator[Finding]:
     yield from _unknown_subsets(parsed)
 
 
-def _refused(
-    parsed: Parsed, path: Path, compile_: Callable[[str], object], value: str, what: str
-) -> Iterator[Finding]:
+def _refused(parsed: Parsed, path: Path, compile_: Callable[[str], object], value: str, what: str) -> Iterator[Finding]:
     try:
         compile_(value)
     except (FilterError, ValueError) as wrong:

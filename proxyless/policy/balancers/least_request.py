@@ -21,7 +21,7 @@ def least_request(
     """Build the picker that suits the weights."""
     if len(set(weights)) > 1:
         return _Weighted(nodes, weights, policy.active_request_bias, rng)
-    return _Two(nodes) if policy.choices == 2 else _Several(nodes, policy.choices)  # noqa: PLR2004
+    return _Two(nodes) if policy.choices == 2 else _Several(nodes, policy.choices)
 
 
 def effective_weight(weight: float, active: int, bias: float) -> float:

@@ -53,9 +53,7 @@ class Schedule:
         # As if it had run for ever: one member is due just now, each with the chance of its weight, and the
         # others are anywhere in their own turn. Random phases alone would begin with 1/4 at only 1/6.
         first = bisect_right(list(accumulate(weights)), rng() * sum(weights))
-        self._heap = [
-            (0.0 if index == first else rng() / weight, index, index) for index, weight in enumerate(weights)
-        ]
+        self._heap = [(0.0 if index == first else rng() / weight, index, index) for index, weight in enumerate(weights)]
         heapify(self._heap)
         self._serial = count(len(self._heap))
 
