@@ -9,16 +9,15 @@ from weakref import WeakSet
 
 import grpc
 
-from proxyless.channel import wire
 from proxyless.channel.aio_call import Driven, await_snapshot
 from proxyless.channel.aio_method import StreamStream, StreamUnary, UnaryStream, UnaryUnary
 from proxyless.channel.connectivity import candidates
 from proxyless.channel.links import Links
+from proxyless.channel.outgoing import outgoing
 from proxyless.channel.subchannel import Profile, abandon, freeze, members
 from proxyless.channel.sync import describe
-from proxyless.context import CARRIED, DEADLINE, SCOPE, with_carried
+from proxyless.context import SCOPE
 from proxyless.errors import AioInvalidMetadata
-from proxyless.model.codes import Code
 from proxyless.script import Rpc, Wait
 
 State = grpc.ChannelConnectivity
@@ -83,33 +82,7 @@ class AioMeshChannel(grpc.aio.Channel):
         """A call's record, from what the caller passed; raises AioInvalidMetadata on what no peer should see."""
         if self._closed:
             raise grpc.aio.UsageError("Channel is closed.")
-        if metadata is not None:
-            try:
-                metadata = wire.checked(metadata)
-            except ValueError as bad:
-                raise AioInvalidMetadata(Code.INTERNAL, "metadata", f"proxyless: metadata: {bad}") from None
-        inherited = CARRIED.get()
-        if inherited:
-            metadata = with_carried(metadata, inherited)
-        now = self.clock()
-        deadline = DEADLINE.get()
-        if timeout is not None and (deadline is None or now + timeout < deadline):
-            deadline = now + timeout
-        scope = SCOPE.get()
-        if scope is not None and scope.gone:
-            deadline = now  # whoever this call would be for has no time left at all
-        return Rpc(
-            self.service,
-            method,
-            self.authority,
-            metadata,
-            wait_for_ready,
-            deadline,
-            now,
-            self.rng,
-            self.slot.current,
-            replayable,
-        )
+        return outgoing(self, method, timeout, metadata, wait_for_ready, replayable, AioInvalidMetadata)
 
     @staticmethod
     def began(call: Driven) -> None:

@@ -12,15 +12,14 @@ from weakref import WeakSet
 
 import grpc
 
-from proxyless.channel import wire
 from proxyless.channel.connectivity import Connectivity
 from proxyless.channel.links import Links
+from proxyless.channel.outgoing import outgoing
 from proxyless.channel.subchannel import Profile, abandon, freeze, members
 from proxyless.channel.sync_stream import StreamStream, UnaryStream
 from proxyless.channel.sync_unary import StreamUnary, UnaryUnary
-from proxyless.context import CARRIED, DEADLINE, SCOPE, with_carried
+from proxyless.context import SCOPE
 from proxyless.errors import InvalidMetadata
-from proxyless.model.codes import Code
 from proxyless.script import Rpc
 
 
@@ -56,33 +55,7 @@ class MeshChannel(grpc.Channel):
         """A call's record, from what the caller passed; raises InvalidMetadata on what no peer should see."""
         if self._closed:
             raise ValueError("Cannot invoke RPC on closed channel!")
-        if metadata is not None:
-            try:
-                metadata = wire.checked(metadata)
-            except ValueError as bad:
-                raise InvalidMetadata(Code.INTERNAL, "metadata", f"proxyless: metadata: {bad}") from None
-        inherited = CARRIED.get()
-        if inherited:
-            metadata = with_carried(metadata, inherited)
-        now = self.clock()
-        deadline = DEADLINE.get()
-        if timeout is not None and (deadline is None or now + timeout < deadline):
-            deadline = now + timeout
-        scope = SCOPE.get()
-        if scope is not None and scope.gone:
-            deadline = now  # whoever this call would be for has no time left at all
-        return Rpc(
-            self.service,
-            method,
-            self.authority,
-            metadata,
-            wait_for_ready,
-            deadline,
-            now,
-            self.rng,
-            self.slot.current,
-            replayable,
-        )
+        return outgoing(self, method, timeout, metadata, wait_for_ready, replayable, InvalidMetadata)
 
     def began(self, call: Any) -> None:
         """A call has begun that its caller holds (a future, a stream): closing the channel will end it.
