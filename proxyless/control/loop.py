@@ -16,6 +16,7 @@ from typing import Any
 from proxyless.control import MESH_KEY, SERVICES, RawDocument, Source
 from proxyless.control.compiler import Compiler, World
 from proxyless.control.dialects import decode
+from proxyless.control.warming import same, warmed
 from proxyless.events import (
     ConfigApplied,
     ConfigRejected,
@@ -80,6 +81,8 @@ class Loop:
         self._dropped: dict[str, tuple[str, ...]] = {}
         self._restored: set[str] = set()
         self._version = version
+        self._warming: tuple[str, ...] = ()
+        """Services whose new routes wait for endpoints that the source has not named yet."""
         self._last: Snapshot | None = None
         self._closed = False
         self.on_silence: Callable[[], None] = lambda: None
@@ -271,20 +274,21 @@ class Loop:
         if self._raw is None or self._closed:
             return
         compiled = self._compiler.compile(self._world(), self._version + 1)
-        snapshot = compiled.snapshot
-        assert snapshot is not None, compiled.findings
-        if self._last is None or not _same(self._last, snapshot):
+        assert compiled.snapshot is not None, compiled.findings
+        snapshot, self._warming = warmed(compiled.snapshot, self._last)
+        wanted = compiled.watched | {cluster.watched for cluster in snapshot.clusters.values()}
+        if self._last is None or not same(self._last, snapshot):
             self._version += 1
             self._last = snapshot
             self._publish(snapshot)
             self._emit(ConfigApplied(self._version, tuple(changed)))
             self.on_change()
-        for watched in compiled.watched - self._watching:
+        for watched in wanted - self._watching:
             if watched in self._watching:
                 continue  # the source told of another while it was asked, and this was asked for then
             self._watching.add(watched)
             self._source.watch(watched)
-        for watched in self._watching - compiled.watched:
+        for watched in self._watching - wanted:
             self._watching.discard(watched)
             self._endpoints.pop(watched, None)
             self._source.unwatch(watched)
@@ -311,6 +315,7 @@ class Loop:
             ]
             return {
                 "version": self._version,
+                "warming": list(self._warming),
                 "documents": documents,
                 "stale": {w: {"seconds": now - at, "reason": why} for w, (at, why) in self._stale.items()},
                 "suspicious": dict(self._suspicions),
@@ -322,16 +327,6 @@ class Loop:
 
 def _differs(one: RawDocument, other: RawDocument) -> bool:
     return (one.text, one.data, one.findings) != (other.text, other.data, other.findings)
-
-
-def _same(one: Snapshot, other: Snapshot) -> bool:
-    """Whether nothing was made anew: the compiler hands on what is unchanged as the same objects."""
-    return (
-        one.services.keys() == other.services.keys()
-        and one.clusters.keys() == other.clusters.keys()
-        and all(one.services[name] is other.services[name] for name in one.services)
-        and all(one.clusters[key] is other.clusters[key] for key in one.clusters)
-    )
 
 
 def _needed(who: str, finding: Finding, *, gone: bool) -> Finding:

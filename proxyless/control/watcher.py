@@ -194,9 +194,7 @@ class Watcher:
         told = isinstance(error, (Unanswered, ValueError))
         self._failed(str(error) if told else f"{type(error).__name__}: {str(error)[:200]}")
         floor = error.floor if isinstance(error, Unanswered) else 0.0
-        # Who has heard nothing yet has callers that wait, and goes on asking as after the first few failures.
-        patient = self.failures if self._told else min(self.failures, FIRST_RETRIES)
-        return floor + backoff(patient, self._rng)
+        return floor + backoff(self.failures, self._rng)
 
 
 def _index(headers: Mapping[str, str]) -> int:

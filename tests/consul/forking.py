@@ -16,19 +16,25 @@ import proxyless
 from tests.consul.fleet import called, stub
 
 
+def say(line: str) -> None:
+    """In one piece: two processes say it to the same pipe."""
+    os.write(1, f"{line}\n".encode())
+
+
 def follow(mesh: proxyless.Mesh, who: str, made: object) -> None:
     """Call until `new` answers."""
     echo = made or stub(mesh)
     served = [called(echo)]
-    print("ready" if who == "child" else "", flush=True)
+    if who == "child":
+        say("ready")
     until = time.monotonic() + 8.0
     while served[-1] != "new" and time.monotonic() < until:
         served.append(called(echo))
         time.sleep(0.005)
     closing = time.monotonic()
     mesh.close()
-    said = {"who": who, "served": sorted(set(served)), "closed": time.monotonic() - closing}
-    print(json.dumps(said), flush=True)
+    closed = time.monotonic() - closing
+    say(json.dumps({"who": who, "served": sorted(set(served)), "closed": closed}))
 
 
 def main(url: str, how: str) -> None:

@@ -60,7 +60,7 @@ class Recorder:
         *,
         watch: str = "",
         since: float = 0.0,
-        within: float = 5.0,
+        within: float = 15.0,
     ) -> float:
         """Wait until something of this kind was told, of one watch or any; the instant at which it was."""
 

@@ -160,7 +160,20 @@ def test_what_is_no_longer_watched_is_forgotten() -> None:
     """Watched again, its endpoints are asked for, not remembered: they may be others by then."""
     hearing = Hearing("web").says(web="routes: [{split: [{service: one}]}]").lives("one", "a:1")
     hearing.says(web=GONE % "x").says(web="routes: [{split: [{service: one}]}]")
-    assert hearing.call(timeout=1.0)[1].refused == "not_ready"
+    assert hearing.source.asked[-2:] == ["unwatch one", "watch one"]
+    assert hearing.call(timeout=1.0)[1].refused == "direct_response"
+
+
+def test_an_edit_takes_effect_when_what_it_leads_to_is_known() -> None:
+    """Until then the earlier routes hold, as Envoy warms clusters: no call waits for an edit."""
+    hearing = Hearing("web").says(web="routes: [{split: [{service: one}]}]").lives("one", "a:1")
+    hearing.says(web="routes: [{split: [{service: two}]}]")
+    assert hearing.loop.status()["warming"] == ["web"]
+    assert hearing.call()[0] == ["send a"]
+    hearing.lives("one", "a:1", "c:1").lives("two", "b:1")
+    assert hearing.loop.status()["warming"] == []
+    assert hearing.call()[0] == ["send b"]
+    assert "unwatch one" in hearing.source.asked
 
 
 def test_wanting_a_service_twice_is_wanting_it_once() -> None:

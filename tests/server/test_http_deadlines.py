@@ -88,7 +88,9 @@ EXPIRED: list[Headers] = [
 
 def fits(left: float | None, bounds: tuple[float, float] | None) -> bool:
     """Whether what is left is as expected."""
-    return left is None if bounds is None or left is None else bounds[0] < left <= bounds[1]
+    if left is None or bounds is None:
+        return left is bounds
+    return bounds[0] < left <= bounds[1]
 
 
 # -- ASGI

@@ -135,6 +135,26 @@ def test_a_blocking_call_that_outlived_the_caller_is_not_retried(build: Build) -
     assert len(chain.c.visits) == 1
 
 
+def test_a_blocking_call_that_waits_for_its_next_attempt_does_not_make_it(build: Build) -> None:
+    """Its caller goes while it pauses, as long as the server has asked it to."""
+    chain = build(THREADS, THREADS, THREADS)
+
+    def fail(_request: Any, context: Any) -> None:
+        context.set_trailing_metadata((("grpc-retry-pushback-ms", "200"),))
+        context.abort(grpc.StatusCode.UNAVAILABLE, "not now")
+
+    chain.c.instead = fail
+    chain.a.instead = lambda request, _context: chain.to("c")(request)
+    call = chain.begin(PASS)
+    eventually(lambda: chain.c.visits and chain.running == ["a"])
+    call.cancel()
+    eventually(lambda: not chain.running)
+    (error,) = chain.a.errors
+    assert isinstance(error, proxyless.MeshRpcError)
+    assert error.reason == "deadline"
+    assert len(chain.c.visits) == 1
+
+
 def test_a_blocking_call_that_waits_for_an_endpoint_ends_with_the_caller(build: Build) -> None:
     """With its next look, at the latest: there is one every second."""
     chain = build(THREADS, THREADS, THREADS)

@@ -190,7 +190,10 @@ def test_metadata_of_an_error(net: Net, way: str, style: str, method: str) -> No
     """A failed call has its metadata too, on the error as on the call."""
     net.server()
     there, back = ("x-initial-a", "1"), ("x-trailing-b-bin", b"\x80")
-    ending = talk(net, way, style, method, Request(fail_code=5, fail_details="gone"), metadata=(there, back)).end()
+    # grpcio's asyncio streams may lose initial metadata that comes together with the failure: a message between them.
+    after = {"count": 1, "fail_after": 1} if method == "ServerStream" else {}
+    request = Request(fail_code=5, fail_details="gone", **after)
+    ending = talk(net, way, style, method, request, metadata=(there, back)).end()
     assert (ending.initial, ending.trailing) == ([there], [back])
     assert isinstance(ending.error, grpc.RpcError)
     assert tuple(back) in [tuple(pair) for pair in ending.error.trailing_metadata()]  # type: ignore[attr-defined]
