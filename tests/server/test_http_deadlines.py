@@ -89,7 +89,7 @@ EXPIRED: list[Headers] = [
 def fits(left: float | None, bounds: tuple[float, float] | None) -> bool:
     """Whether what is left is as expected."""
     if left is None or bounds is None:
-        return left is bounds
+        return left is None and bounds is None
     return bounds[0] < left <= bounds[1]
 
 
