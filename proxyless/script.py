@@ -76,6 +76,10 @@ OPEN = Outcome(0, committed=True, open=True)
 ABANDONED = Outcome(Code.CANCELLED, "the caller walked away", committed=True)
 """What an attempt ends with when its caller cancels, or lets go of the call."""
 
+MOVED = Outcome(Code.UNAVAILABLE, refused="moved", unsent=True)
+"""While the call waited for its destination the documents came to lead elsewhere. No caller ever sees this: the
+route filter decides anew."""
+
 
 class Send:
     """Make one attempt on `node`, within `rpc.deadline`. Reply: Outcome.

@@ -205,6 +205,9 @@ class AioMeshChannel(grpc.aio.Channel):
             if call._loop.is_closed():
                 self.calls.pop(native, None)
                 call.abandon()
+        for call in members(self.streams):
+            if call._loop.is_closed():
+                call.abandon()
 
     def forked(self) -> None:
         """In a forked child: what the parent has under way is the parent's, and must not be touched."""

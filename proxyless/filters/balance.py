@@ -10,7 +10,7 @@ from itertools import chain
 
 from proxyless.model.codes import Code
 from proxyless.model.snapshot import NodeState, Snapshot
-from proxyless.script import ABANDONED, DRAIN, Outcome, Rpc, Script, Service, refuse, wait
+from proxyless.script import ABANDONED, DRAIN, MOVED, Outcome, Rpc, Script, Service, refuse, wait
 
 FIRST_PAUSE = 0.02
 LONGEST_PAUSE = 1.0
@@ -56,7 +56,7 @@ def balance(rpc: Rpc, _next: Service) -> Script[Outcome]:
             if ticket:
                 destination.probed(node, ticket, outcome.code if known else None, rpc.now)
             elif known:
-                destination.record(node, outcome.code, _is_local(rpc, outcome), rpc.now)
+                destination.record(node, outcome.code, outcome.code != 0 and _is_local(rpc, outcome), rpc.now)
         if outcome.unsent:
             node.unreachable(rpc.now)
         elif node.reachable_at and outcome is not ABANDONED:
@@ -65,24 +65,31 @@ def balance(rpc: Rpc, _next: Service) -> Script[Outcome]:
             return outcome
         # "wait_for_ready: queue while there is no usable endpoint" - of the mesh, not of the one node that
         # happened to be picked: forwarded to a single connection it would pin the call to a dead endpoint.
-        yield from _look_again(rpc, rpc.now + pause)
+        moved = yield from _look_again(rpc, rpc.now + pause)
+        if moved is not None:
+            return moved
         pause = min(pause * 2, LONGEST_PAUSE)
 
 
-def _look_again(rpc: Rpc, at: float) -> Script[None]:
+def _look_again(rpc: Rpc, at: float) -> Script[Outcome | None]:
     """Wait until that instant, or until somebody else can be called: all whom the call knows may be dead."""
     until = at if rpc.deadline is None else min(at, rpc.deadline)
     while (newer := (yield from wait(rpc.snapshot.version, until))) is not None:
         known = rpc.cluster
-        _follow(rpc, newer)
-        if rpc.cluster is not known:
-            return
+        moved = _follow(rpc, newer)
+        if moved is not None or rpc.cluster is not known:
+            return moved
+    return None
 
 
-def _follow(rpc: Rpc, newer: Snapshot) -> None:
-    """Go by what a newer snapshot says of the destination."""
+def _follow(rpc: Rpc, newer: Snapshot) -> Outcome | None:
+    """Go by what a newer snapshot says of the destination; nobody will ever hear of one that it does not name."""
     rpc.snapshot = newer
-    rpc.cluster = newer.clusters.get(rpc.cluster.key, rpc.cluster)
+    cluster = newer.clusters.get(rpc.cluster.key)
+    if cluster is None:
+        return MOVED
+    rpc.cluster = cluster
+    return None
 
 
 def _is_local(rpc: Rpc, outcome: Outcome) -> bool:
@@ -159,8 +166,7 @@ def _no_endpoints(rpc: Rpc) -> Script[Outcome | None]:
             Code.UNAVAILABLE, "not_ready" if not cluster.known else "no_endpoints", _why_none(rpc)
         )
         return outcome
-    _follow(rpc, newer)
-    return None
+    return _follow(rpc, newer)
 
 
 def _why_none(rpc: Rpc) -> str:

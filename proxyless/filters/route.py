@@ -8,7 +8,7 @@ from __future__ import annotations
 from proxyless.model.codes import Code
 from proxyless.model.snapshot import PlannedRoute
 from proxyless.policy.matcher import joined
-from proxyless.script import Outcome, Rpc, Script, refuse, wait
+from proxyless.script import MOVED, Outcome, Rpc, Script, refuse, wait
 
 
 def route(rpc: Rpc) -> Script[Outcome]:
@@ -39,12 +39,27 @@ def _follow(rpc: Rpc, planned: PlannedRoute) -> Script[Outcome]:
     clusters = planned.clusters
     index = planned.choose(rpc.rng()) if len(clusters) > 1 else 0
     if clusters:
-        rpc.cluster = clusters[index]
+        rpc.cluster = cluster = clusters[index]
+        if rpc.wait_for_ready or not cluster.known:
+            return _may_wait(rpc, planned, index)
         edit = planned.edits[index]
         if edit is not None:
             rpc.metadata = edit(rpc.metadata)
     script: Script[Outcome] = planned.run(rpc)
     return script
+
+
+def _may_wait(rpc: Rpc, planned: PlannedRoute, index: int) -> Script[Outcome]:
+    """A call that may wait long, and if the documents lead elsewhere by then, goes there."""
+    deadline, metadata = rpc.deadline, rpc.metadata
+    edit = planned.edits[index]
+    if edit is not None:
+        rpc.metadata = edit(metadata)
+    outcome: Outcome = yield from planned.run(rpc)
+    if outcome is MOVED:
+        rpc.deadline, rpc.metadata = deadline, metadata
+        outcome = yield from route(rpc)
+    return outcome
 
 
 def _first_snapshot(rpc: Rpc) -> Script[Outcome]:

@@ -192,6 +192,7 @@ def test_calls_wait_for_a_consul_that_is_not_up_yet(
     monkeypatch.setattr("proxyless.control.watcher.CAP", 1.0)  # 15 s between two attempts in a long outage
     with ConsulAgent(consul_bin, tmp_path, disk=True) as agent, Fleet(agent) as fleet:
         fleet.add("old")
+        eventually(lambda: agent.health("echo"))  # in the catalog, not only in the agent's memory
         agent.kill9()
         with connected(agent) as mesh, ThreadPoolExecutor(8) as pool:
             waiting = [pool.submit(called, stub(mesh), 20.0) for _ in range(8)]

@@ -226,7 +226,8 @@ def test_an_empty_destination_is_refused_at_once(wait_for_ready: bool | None) ->
 def test_an_empty_destination_is_waited_for_if_the_caller_would() -> None:
     """Until there is a snapshot in which somebody is there; one that is as empty is waited through."""
     world = Known().lives("web")
-    empty, still, filled = world.snapshot(), Snapshot(2), world.lives("web", "a:1").snapshot()
+    empty, filled = world.snapshot(), world.lives("web", "a:1").snapshot()
+    still = Snapshot(2, {}, empty.clusters)
     simulation = Simulation(empty)
     call = simulation.call(balance, on_route(planned(), wait_for_ready=True, timeout=9.0))
     simulation.at(START + 1, lambda: simulation.publish(still))

@@ -156,3 +156,33 @@ def test_a_call_holds_on_to_the_snapshot_it_began_with() -> None:
     second = simulation.call(ENTRY, rpc(simulation.snapshot, now=START + 1))
     simulation.run()
     assert (first.effects, second.effects) == (["send a"], ["send b"])
+
+
+@pytest.mark.parametrize("wait_for_ready", [None, True])
+def test_a_call_that_waits_for_its_destination_goes_where_the_documents_lead_by_then(
+    wait_for_ready: bool | None,
+) -> None:
+    """Nobody will ever hear of a destination that no route names any more; edits are made once, to what is sent."""
+    world = Known()
+    world.services["web"] = document("routes: [{timeout: 5s, headers: {add: {x-way: first}}}]")
+    simulation = Simulation(world.snapshot())
+    sent: list[object] = []
+
+    def answer(attempt: Rpc) -> Outcome:
+        sent.append(attempt.metadata)
+        return OK
+
+    simulation.behaviours["b"] = answer
+    call = simulation.call(ENTRY, rpc(simulation.snapshot, timeout=60.0, wait_for_ready=wait_for_ready))
+    elsewhere = document("routes: [{split: [{service: other}], timeout: 0s, headers: {add: {x-way: second}}}]")
+
+    def move() -> None:
+        world.services["web"] = elsewhere
+        simulation.publish(world.snapshot())
+
+    simulation.at(START + 1, move)
+    simulation.at(START + 30, lambda: simulation.publish(world.lives("other", "b:1").snapshot()))
+    simulation.run()
+    assert call.effects == ["wait", "wait", "send b"]
+    assert call.ended_at == START + 30
+    assert sent == [(("x-way", "second"),)]

@@ -122,8 +122,9 @@ def test_a_child_lets_go_of_its_parents_calls(net: Net) -> None:
     def drop() -> str:
         mine.clear()
         gc.collect()
+        inflight = net.inflight
         stub.Unary(Request(), timeout=2.0)
-        return f"{net.inflight} in flight"
+        return f"{inflight} in flight"
 
     assert in_a_child(drop) == "0 in flight"
     stream, future = mine

@@ -90,7 +90,8 @@ def test_channels_of_one_mesh_on_several_loops(net: Net) -> None:
     _in_threads(6, work)
 
 
-def test_what_a_loop_leaves_behind(net: Net) -> None:
+@pytest.mark.parametrize("ending", ["asyncio.run", "run_until_complete"])
+def test_what_a_loop_leaves_behind(net: Net, ending: str) -> None:
     """Calls that nobody had awaited when their loop ended are over, and engage no node once the channel is used."""
     net.server()
     channel = net.aio_channel()
@@ -107,11 +108,17 @@ def test_what_a_loop_leaves_behind(net: Net) -> None:
     async def use() -> str:
         return str((await stub.Unary(Request(message="m"))).message)
 
-    asyncio.run(leave())
-    kept.clear()
-    assert asyncio.run(use()) == "m"
+    if ending == "asyncio.run":
+        asyncio.run(leave())
+    else:  # a loop that ends without cancelling what still runs on it
+        loop = asyncio.new_event_loop()
+        loop.run_until_complete(leave())
+        loop.close()
     assert asyncio.run(use()) == "m"
     assert net.inflight == 0
+    assert all(call.done() for call in kept)
+    kept.clear()
+    assert asyncio.run(use()) == "m"
 
 
 def test_closing_a_channel_that_another_loop_uses(net: Net) -> None:

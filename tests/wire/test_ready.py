@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import asyncio
+import gc
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from typing import Any
 
 import grpc
 import pytest
 
 from tests.wire.echo import Request, dead_address, eventually
 from tests.wire.talks import each_call, talk
-from tests.wire.ways import Net
+from tests.wire.ways import Net, soon
 
 _EXPECTED = {
     "Unary": ["0"],
@@ -100,7 +103,7 @@ def test_a_slow_request_iterator_over_a_dead_endpoint(net: Net) -> None:
         net.endpoints(dead, server.address)
         eventually(lambda dead=dead: net.settled(dead, server.address))
 
-        def slowly() -> object:
+        def slowly() -> Iterator[Request]:
             for word in "abc":
                 time.sleep(0.08)
                 yield Request(message=word)
@@ -116,11 +119,71 @@ def test_a_request_iterator_that_fails_over_a_dead_endpoint(net: Net) -> None:
         net.endpoints(dead, server.address)
         eventually(lambda dead=dead: net.settled(dead, server.address))
 
-        def failing() -> object:
-            yield Request(message="a")
+        def failing() -> Iterator[Request]:
             time.sleep(0.05)
+            yield from ()
             raise ValueError("no more")
 
         with pytest.raises(grpc.RpcError) as raised:
             net.stub().ClientStream(failing(), wait_for_ready=True, timeout=9.0)
         assert raised.value.code() is grpc.StatusCode.UNKNOWN
+
+
+def test_writing_over_a_dead_endpoint(net: Net) -> None:
+    """What is written, message by message, arrives once and in order, though the first endpoint was a dead one."""
+    server = net.server(named=False)
+
+    async def scene(stub: Any) -> None:
+        for _ in range(6):
+            dead = dead_address()
+            net.endpoints(dead, server.address)
+            await soon(lambda dead=dead: net.settled(dead, server.address))
+            call = stub.BidiStream(wait_for_ready=True, timeout=9.0)
+            for word in "abc":
+                await call.write(Request(message=word))
+                assert (await call.read()).message == word
+            await call.done_writing()
+            assert await call.code() is grpc.StatusCode.OK
+
+    net.run("mesh", scene)
+
+
+def test_a_future_that_waits_and_that_nobody_holds(net: Net) -> None:
+    """A future that waits for an endpoint goes on without its caller, if somebody is to be called back."""
+    server = net.server(named=False)
+    assert net.settled()
+    results: list[str] = []
+    over = threading.Event()
+
+    def take(future: Any) -> None:
+        results.append(future.result().message)
+        over.set()
+
+    net.stub().Unary.future(Request(message="m", delay_ms=50), wait_for_ready=True).add_done_callback(take)
+    gc.collect()
+    net.endpoints(server.address)
+    assert over.wait(5.0)
+    assert results == ["m"]
+
+
+def test_callbacks_of_calls_that_waited_in_vain(net: Net) -> None:
+    """Who waits for the end of a call is told when the waiting for an endpoint is over, too."""
+    net.endpoints()
+    told: list[grpc.StatusCode] = []
+    stub = net.stub()
+    for call in (
+        stub.Unary.future(Request(), wait_for_ready=True, timeout=0.1),
+        stub.ServerStream(Request(), wait_for_ready=True, timeout=0.1),
+    ):
+        call.add_done_callback(lambda call: told.append(call.code()))
+    eventually(lambda: len(told) == 2)
+
+    async def scene(stub: Any) -> None:
+        call = stub.Unary(Request(), wait_for_ready=True, timeout=0.1)
+        over = asyncio.Event()
+        call.add_done_callback(lambda _: over.set())
+        await asyncio.wait_for(over.wait(), 5.0)
+        told.append(await call.code())
+
+    net.run("mesh", scene)
+    assert told == [grpc.StatusCode.DEADLINE_EXCEEDED] * 3
