@@ -159,9 +159,11 @@ def test_a_future_that_waits_and_that_nobody_holds(net: Net) -> None:
         results.append(future.result().message)
         over.set()
 
-    net.stub().Unary.future(Request(message="m", delay_ms=50), wait_for_ready=True).add_done_callback(take)
+    net.stub().Unary.future(Request(message="m", delay_ms=300), wait_for_ready=True).add_done_callback(take)
     gc.collect()
     net.endpoints(server.address)
+    server.last()
+    gc.collect()
     assert over.wait(5.0)
     assert results == ["m"]
 
