@@ -106,6 +106,19 @@ class Fleet:
         weights = [{"subset": "stable", "weight": stable}, {"subset": "canary", "weight": canary}]
         return self.document({"subsets": SUBSETS, "routes": [{"name": "rollout", "split": weights}]})
 
+    def settled(self, mesh: proxyless.Mesh) -> float:
+        """Wait until calls go by all that was written; from the instant that is returned on, every call does."""
+        written = {key: str(self.agent.do("GET", f"kv/{key}").json()[0]["ModifyIndex"]) for key in self._documents}
+
+        def in_effect() -> bool:
+            status = mesh.status()
+            there = {document["origin"].removeprefix("consul:"): document for document in status["documents"]}
+            followed = all(key in there and there[key]["in_effect"] == index for key, index in written.items())
+            return followed and not status["warming"]
+
+        eventually(in_effect)
+        return time.monotonic()
+
     def again(self, pause: float = 0.05) -> None:
         """Tell an agent that came up empty all that the last one was told, one by one, the newest first."""
         for server in reversed(self.servers):
