@@ -16,7 +16,7 @@ SMALLEST = 1e-9
 
 
 class RetryBudget:
-    """Tokens over the last `ttl` seconds. One thread at a time; `state.ClusterState` sees to that."""
+    """Tokens over the last `ttl` seconds. One thread at a time; `state.DestinationState` sees to that."""
 
     __slots__ = (
         "_deposit",
