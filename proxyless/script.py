@@ -141,15 +141,16 @@ class Rpc:
 
     Driver: `service` `method` `authority` `metadata` (the caller's, and what is sent) `wait_for_ready`
     `replayable` (whether the request can be sent again) `deadline` (instant, or None) `now` `rng`
-    `snapshot`. Route filter: `route` `cluster` `metadata` (edits). Deadline filter: `deadline` (only ever
-    earlier). Retry filter: `deadline` and `metadata` of each attempt, `tried` (nodes to keep away from).
-    Balance filter: `node`.
+    `snapshot`. Route filter: `route` `cluster` `metadata` (edits) `hash` (for the balancers that ask for it).
+    Deadline filter: `deadline` (only ever earlier). Retry filter: `deadline` and `metadata` of each attempt,
+    `tried` (nodes to keep away from). Balance filter: `node`.
     """
 
     __slots__ = (
         "authority",
         "cluster",
         "deadline",
+        "hash",
         "metadata",
         "method",
         "node",
@@ -190,6 +191,7 @@ class Rpc:
         self.rng = rng
         self.snapshot = snapshot
         self.replayable = replayable
+        self.hash: int | None = None
         self.tried: tuple[NodeState, ...] | None = None
 
 

@@ -17,7 +17,7 @@ from typing import Any, TypeAlias
 
 from proxyless.events import Event
 from proxyless.model.codes import Code
-from proxyless.model.snapshot import NOTHING, NodeState, Snapshot
+from proxyless.model.snapshot import NOTHING, NodeState, PickInfo, Snapshot
 from proxyless.script import ABANDONED, OK, Drain, Effect, Outcome, Rpc, Script, Send, Service, Sleep, Wait
 
 START = 1000.0
@@ -55,6 +55,15 @@ class Told:
         return [event for event in self.events if isinstance(event, kind)]
 
 
+@dataclass(frozen=True)
+class Asks:
+    """A call as a picker sees it."""
+
+    rng: Callable[[], float]
+    now: float = START
+    hash: int | None = None
+
+
 class InTurn:
     """A picker that goes round `nodes` in the order given; None for none."""
 
@@ -62,7 +71,7 @@ class InTurn:
         self._nodes = nodes
         self._next = count()
 
-    def pick(self, _rng: Callable[[], float]) -> NodeState | None:
+    def pick(self, _info: PickInfo) -> NodeState | None:
         return self._nodes[next(self._next) % len(self._nodes)] if self._nodes else None
 
 

@@ -9,13 +9,23 @@ from __future__ import annotations
 
 import random
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
 from importlib.metadata import entry_points
 from typing import Any
 
 from proxyless.model.snapshot import Cluster, ClusterKey, Picker, PlannedRoute, Snapshot
 from proxyless.policy.balancers import BALANCERS
 from proxyless.policy.matcher import joined
+
+
+@dataclass(frozen=True, slots=True)
+class _Drawn:
+    """What a picker asks of a call, of one that is only drawn."""
+
+    rng: Callable[[], float]
+    now: float = 0.0
+    hash: int | None = None
 
 
 def draw(
@@ -51,7 +61,7 @@ def _follow(
     if not route.clusters:
         return route.name, None, None
     cluster = route.clusters[route.choose(rng()) if len(route.clusters) > 1 else 0]
-    node = pickers[cluster.key].pick(rng)
+    node = pickers[cluster.key].pick(_Drawn(rng))
     return route.name, cluster.key, node.address if node is not None else None
 
 

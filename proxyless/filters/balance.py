@@ -25,7 +25,7 @@ def balance(rpc: Rpc, _next: Service) -> Script[Outcome]:
     """Pick, send, and tell the node how it went."""
     pause = FIRST_PAUSE
     while True:
-        node = rpc.cluster.picker.pick(rpc.rng)
+        node = rpc.cluster.picker.pick(rpc)
         if node is None:
             refusal = yield from _no_endpoints(rpc)
             if refusal is not None:
@@ -119,7 +119,7 @@ def _choose(rpc: Rpc, node: NodeState) -> tuple[NodeState, int]:
     nodes = rpc.cluster.nodes
     best, rank = node, _rank(rpc, node)
     start = int(rpc.rng() * len(nodes))
-    drawn = (rpc.cluster.picker.pick(rpc.rng) for _ in range(HOST_SELECTION_ATTEMPTS))
+    drawn = (rpc.cluster.picker.pick(rpc) for _ in range(HOST_SELECTION_ATTEMPTS))
     for other in chain(drawn, nodes[start : start + SMALL], nodes[: max(0, start + SMALL - len(nodes))]):
         if other is None:
             continue

@@ -111,6 +111,22 @@ class OutlierState(Protocol):
         """healthy, ejected or probing."""
 
 
+class PickInfo(Protocol):
+    """What a picker may ask of the call that it picks for: an `Rpc` is one (grpc-go `balancer.PickInfo`)."""
+
+    @property
+    def now(self) -> float:
+        """The present: monotonic seconds."""
+
+    @property
+    def rng(self) -> Callable[[], float]:
+        """Draws from [0, 1)."""
+
+    @property
+    def hash(self) -> int | None:
+        """What the route's hash policy made of the request: 64 bits, or None where it made nothing of it."""
+
+
 class Picker(Protocol):
     """Chooses a node; built for one snapshot, shared by all threads, never blocks.
 
@@ -118,7 +134,7 @@ class Picker(Protocol):
     time its internal state has changed." - grpc-go `balancer.Picker`
     """
 
-    def pick(self, rng: Callable[[], float]) -> NodeState | None:
+    def pick(self, info: PickInfo) -> NodeState | None:
         """A node, or None when there is none to be had."""
 
 

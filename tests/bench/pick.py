@@ -12,6 +12,7 @@ from proxyless.model.traffic import DEFAULTS
 from proxyless.policy.balancers import BALANCERS
 from proxyless.script import Send
 from proxyless.state import Node
+from tests.fakes import Asks
 
 SIZES = (10, 10_000)
 PICKS = 20_000
@@ -30,14 +31,14 @@ def measure() -> list[tuple[str, str, str, str, str]]:
                     for n in range(size)
                 ]
                 weights = [1 if kind == "equal" else n % 10 + 1 for n in range(size)]
-                pickers.append((balancer(nodes, weights, DEFAULTS.load_balancer, dice.random), dice.random))
+                pickers.append((balancer(nodes, weights, DEFAULTS.load_balancer, dice.random), Asks(dice.random)))
             times: list[list[float]] = [[], []]
             for _ in range(7):
-                for which, (picker, rng) in enumerate(pickers):
+                for which, (picker, call) in enumerate(pickers):
                     pick = picker.pick
                     began = time.perf_counter()
                     for _ in range(PICKS):
-                        pick(rng)
+                        pick(call)
                     times[which].append((time.perf_counter() - began) / PICKS)
             few, many = (statistics.median(t) for t in times)
             ratio = statistics.median(b / a for a, b in zip(*times, strict=True))

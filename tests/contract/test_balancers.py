@@ -15,6 +15,7 @@ from proxyless.model.snapshot import Picker
 from proxyless.model.traffic import DEFAULTS
 from proxyless.policy.balancers import BALANCERS
 from proxyless.state import Node
+from tests.fakes import Asks
 from tests.worlds import node
 
 pytestmark = pytest.mark.parametrize("policy", BALANCERS)
@@ -33,7 +34,7 @@ def build(policy: str, nodes: Sequence[Node], seed: int = 1) -> tuple[Picker, Ca
 def shares(policy: str, nodes: Sequence[Node], picks: int, seed: int = 1) -> list[float]:
     """The share of the picks that each node got, nothing ever being under way."""
     picker, rng = build(policy, nodes, seed)
-    counts = Counter(picker.pick(rng) for _ in range(picks))
+    counts = Counter(picker.pick(Asks(rng)) for _ in range(picks))
     return [counts[member] / picks for member in nodes]
 
 
@@ -55,7 +56,7 @@ def test_shares_follow_the_weights(policy: str, weights: tuple[int, ...]) -> Non
 def test_no_node_is_none(policy: str) -> None:
     """An empty destination is a normal state, and no exception."""
     picker, rng = build(policy, [])
-    assert picker.pick(rng) is None
+    assert picker.pick(Asks(rng)) is None
 
 
 def test_one_node_is_always_it(policy: str) -> None:
@@ -63,21 +64,21 @@ def test_one_node_is_always_it(policy: str) -> None:
     only = node("only", 7)
     only.inflight = 1000
     picker, rng = build(policy, [only])
-    assert {picker.pick(rng) for _ in range(10)} == {only}
+    assert {picker.pick(Asks(rng)) for _ in range(10)} == {only}
 
 
 def test_the_same_dice_pick_the_same(policy: str) -> None:
     """Chance is an argument, so a test or a simulation can be run again."""
     nodes = [node(f"n{index}", index + 1) for index in range(5)]
     first, second = build(policy, nodes, seed=3), build(policy, nodes, seed=3)
-    assert [first[0].pick(first[1]) for _ in range(100)] == [second[0].pick(second[1]) for _ in range(100)]
+    assert [first[0].pick(Asks(first[1])) for _ in range(100)] == [second[0].pick(Asks(second[1])) for _ in range(100)]
 
 
 def test_every_node_gets_a_turn(policy: str) -> None:
     """Nobody is left out for good, the lightest neither."""
     nodes = [node(f"n{index}", 1 if index else 50) for index in range(8)]
     picker, rng = build(policy, nodes)
-    assert {picker.pick(rng) for _ in range(5000)} == set(nodes)
+    assert {picker.pick(Asks(rng)) for _ in range(5000)} == set(nodes)
 
 
 @pytest.mark.parametrize("uneven", [False, True], ids=["equal", "weighted"])
@@ -86,7 +87,7 @@ def test_ten_thousand_nodes_cost_a_pick_no_more(policy: str, uneven: bool) -> No
     nodes = [node(f"n{index}", 1 + index % 3 if uneven else 1) for index in range(10_000)]
     picker, rng = build(policy, nodes)
     started = time.perf_counter()
-    picked = {picker.pick(rng) for _ in range(10_000)}
+    picked = {picker.pick(Asks(rng)) for _ in range(10_000)}
     assert time.perf_counter() - started < 1.0
     assert None not in picked
     assert len(picked) > 4000, "63 % of draws with replacement are different ones"
@@ -100,7 +101,7 @@ def test_nodes_come_with_their_history(policy: str) -> None:
         members = nodes[generation % 5 :]
         picker, _ = build(policy, members, seed=generation)
         for _ in range(20):
-            picked = picker.pick(rng)
+            picked = picker.pick(Asks(rng))
             assert picked in members
             picked.begin()
     assert sum(member.inflight for member in nodes) == 50 * 20
@@ -121,7 +122,7 @@ def test_eight_threads_share_a_picker(policy: str, uneven: bool) -> None:
         start.wait()
         try:
             for _ in range(2000):
-                picked = picker.pick(rng)
+                picked = picker.pick(Asks(rng))
                 mine[picked] += 1
                 picked.begin()  # type: ignore[union-attr]
                 picked.done(False)  # type: ignore[union-attr]

@@ -15,6 +15,7 @@ from proxyless.model.traffic import DEFAULTS
 from proxyless.policy.balancers.least_request import least_request
 from proxyless.policy.balancers.random import random as random_
 from proxyless.policy.balancers.round_robin import round_robin
+from tests.fakes import Asks
 from tests.worlds import node
 
 POLICY = DEFAULTS.load_balancer
@@ -35,21 +36,21 @@ def test_round_robin_starts_anywhere_and_goes_round() -> None:
     """The first pick is drawn, all others follow from it."""
     members = [node(name) for name in "abc"]
     picker = round_robin(members, [1, 1, 1], POLICY, lambda: 0.5)
-    assert [picker.pick(lambda: 0.0) for _ in range(4)] == [members[1], members[2], members[0], members[1]]
+    assert [picker.pick(Asks(lambda: 0.0)) for _ in range(4)] == [members[1], members[2], members[0], members[1]]
 
 
 def test_round_robin_spreads_a_weight_over_its_turn() -> None:
     """5:1:1 as Envoy's schedule has it."""
     members = [node(name) for name in "abc"]
     picker = round_robin(members, [5, 1, 1], POLICY, lambda: 0.0)
-    assert "".join(str(picker.pick(random.random))[6] for _ in range(7)) == "aaaaabc"
+    assert "".join(str(picker.pick(Asks(random.random)))[6] for _ in range(7)) == "aaaaabc"
 
 
 def test_round_robin_serves_weights_too_large_to_lay_out() -> None:
     """No divisor, a sum beyond the table: the picks are scheduled one by one, in the same shares."""
     members, weights = [node("a"), node("b")], [65_521, 65_519]
     picker = round_robin(members, weights, POLICY, random.Random(1).random)
-    counts = Counter(picker.pick(random.random) for _ in range(1000))
+    counts = Counter(picker.pick(Asks(random.random)) for _ in range(1000))
     assert [counts[member] for member in members] == [500, 500]
 
 
@@ -75,7 +76,7 @@ def test_random_needs_one_draw_a_pick() -> None:
     members = [node("a"), node("b")]
     picker = random_(members, [3, 1], POLICY, random.random)
     rng = dice(0.0, 0.74, 0.76, 0.49).random
-    assert [picker.pick(rng) for _ in range(4)] == [members[0], members[1], members[0], members[0]]
+    assert [picker.pick(Asks(rng)) for _ in range(4)] == [members[0], members[1], members[0], members[0]]
 
 
 # --- least_request ---
@@ -86,12 +87,12 @@ def test_the_less_busy_of_two_draws_is_taken() -> None:
     busy, idle = node("busy"), node("idle")
     busy.inflight = 3
     picker = least_request([busy, idle], [1, 1], POLICY, random.random)
-    assert picker.pick(dice(0.1, 0.9).random) is idle
-    assert picker.pick(dice(0.9, 0.1).random) is idle
-    assert picker.pick(dice(0.1, 0.1).random) is busy
+    assert picker.pick(Asks(dice(0.1, 0.9).random)) is idle
+    assert picker.pick(Asks(dice(0.9, 0.1).random)) is idle
+    assert picker.pick(Asks(dice(0.1, 0.1).random)) is busy
     idle.inflight = 3
-    assert picker.pick(dice(0.9, 0.1).random) is idle
-    assert picker.pick(dice(0.1, 0.9).random) is busy
+    assert picker.pick(Asks(dice(0.9, 0.1).random)) is idle
+    assert picker.pick(Asks(dice(0.1, 0.9).random)) is busy
 
 
 def test_with_two_hosts_the_busier_one_still_gets_a_quarter() -> None:
@@ -100,7 +101,7 @@ def test_with_two_hosts_the_busier_one_still_gets_a_quarter() -> None:
     busy.inflight = 1
     picker = least_request([busy, idle], [1, 1], POLICY, random.random)
     rng = random.Random(9).random
-    counts = Counter(picker.pick(rng) for _ in range(20_000))
+    counts = Counter(picker.pick(Asks(rng)) for _ in range(20_000))
     assert abs(counts[busy] / 20_000 - 0.25) < 0.01
 
 
@@ -112,7 +113,7 @@ def test_more_choices_find_the_idle_one_more_often(choices: int) -> None:
         member.inflight = 1
     picker = least_request(members, [1] * 10, replace(POLICY, choices=choices), random.random)
     rng = random.Random(4).random
-    hits = sum(picker.pick(rng) is members[0] for _ in range(20_000))
+    hits = sum(picker.pick(Asks(rng)) is members[0] for _ in range(20_000))
     assert abs(hits / 20_000 - (1 - 0.9**choices)) < 0.01
 
 
@@ -125,7 +126,7 @@ def test_unequal_weights_count_for_less_the_busier_a_node_is(bias: float, share:
     picker = least_request(
         [busy, idle, light], [2, 2, 1], replace(POLICY, active_request_bias=bias), random.Random(2).random
     )
-    counts = Counter(picker.pick(random.random) for _ in range(10_000))
+    counts = Counter(picker.pick(Asks(random.random)) for _ in range(10_000))
     assert abs(counts[busy] / (counts[busy] + counts[idle]) - share) < 0.01
 
 
@@ -134,6 +135,6 @@ def test_least_request_follows_the_load_as_it_changes() -> None:
     members = [node("a"), node("b")]
     picker = least_request(members, [1, 1], POLICY, random.random)
     members[0].begin()
-    assert picker.pick(dice(0.1, 0.9).random) is members[1]
+    assert picker.pick(Asks(dice(0.1, 0.9).random)) is members[1]
     members[0].done(False)
-    assert picker.pick(dice(0.1, 0.9).random) is members[0]
+    assert picker.pick(Asks(dice(0.1, 0.9).random)) is members[0]

@@ -18,6 +18,7 @@ from proxyless.model.traffic import DEFAULTS
 from proxyless.policy.balancers import BALANCERS
 from proxyless.policy.balancers.least_request import effective_weight
 from proxyless.policy.balancers.schedule import LONGEST, Schedule, table
+from tests.fakes import Asks
 from tests.policy.rows import rows
 from tests.worlds import node
 
@@ -44,7 +45,7 @@ def picker(policy: str, weights: list[int], rng: Callable[[], float]) -> tuple[P
 def sequence(policy: str, weights: list[int], picks: int, rng: Callable[[], float] = lambda: 0.0) -> list[int | None]:
     """Which members are picked, by index."""
     built, index = picker(policy, weights, rng)
-    return [index.get(id(built.pick(rng))) for _ in range(picks)]
+    return [index.get(id(built.pick(Asks(rng)))) for _ in range(picks)]
 
 
 @pytest.mark.parametrize("row", rows("05_wrr_edf_rr.json", left_out=NOT_OURS))
@@ -79,7 +80,7 @@ def first_picks_are_by_weight(weights: list[int], percents: list[float], toleran
     members = [node(f"n{index}", weight) for index, weight in enumerate(weights)]
     for policy, build in BALANCERS.items():
         rng = random.Random(7).random
-        counts = Counter(build(members, weights, DEFAULTS.load_balancer, rng).pick(rng) for _ in range(20_000))
+        counts = Counter(build(members, weights, DEFAULTS.load_balancer, rng).pick(Asks(rng)) for _ in range(20_000))
         for member, percent in zip(members, percents, strict=True):
             assert abs(counts[member] / 200 - percent) <= tolerance, policy
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
-from proxyless.model.snapshot import NodeState, Picker
+from proxyless.model.snapshot import NodeState, Picker, PickInfo
 from proxyless.model.traffic import LoadBalancer
 from proxyless.policy.balancers.schedule import Schedule
 
@@ -38,10 +38,11 @@ class _Two:
         self._nodes = nodes
         self._size = len(nodes)
 
-    def pick(self, rng: Callable[[], float]) -> NodeState | None:
+    def pick(self, info: PickInfo) -> NodeState | None:
         size = self._size
         if not size:
             return None
+        rng = info.rng
         first = self._nodes[int(rng() * size)]
         second = self._nodes[int(rng() * size)]
         return second if second.inflight < first.inflight else first
@@ -57,12 +58,12 @@ class _Several:
         self._size = len(nodes)
         self._choices = choices
 
-    def pick(self, rng: Callable[[], float]) -> NodeState | None:
+    def pick(self, info: PickInfo) -> NodeState | None:
         if not self._size:
             return None
-        best = self._nodes[int(rng() * self._size)]
+        best = self._nodes[int(info.rng() * self._size)]
         for _ in range(self._choices - 1):
-            other = self._nodes[int(rng() * self._size)]
+            other = self._nodes[int(info.rng() * self._size)]
             if other.inflight < best.inflight:
                 best = other
         return best
@@ -84,8 +85,8 @@ class _Weighted:
     def _weight(self, index: int) -> float:
         return effective_weight(self._weights[index], self._nodes[index].inflight, self._bias)
 
-    def pick(self, rng: Callable[[], float]) -> NodeState | None:
+    def pick(self, info: PickInfo) -> NodeState | None:
         try:
             return self._nodes[self._schedule.next(self._weight)]
         except IndexError:  # every member is just being put back by another thread
-            return self._nodes[int(rng() * len(self._nodes))]
+            return self._nodes[int(info.rng() * len(self._nodes))]

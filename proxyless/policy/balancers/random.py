@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
-from proxyless.model.snapshot import NodeState, Picker
+from proxyless.model.snapshot import NodeState, Picker, PickInfo
 from proxyless.model.traffic import LoadBalancer
 
 
@@ -39,9 +39,9 @@ class _Alias:
         self._mark = mark
         self._alias = alias
 
-    def pick(self, rng: Callable[[], float]) -> NodeState | None:
+    def pick(self, info: PickInfo) -> NodeState | None:
         if not self._size:
             return None
-        draw = rng() * self._size
+        draw = info.rng() * self._size
         column = int(draw)
         return self._nodes[column if draw - column < self._mark[column] else self._alias[column]]

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from itertools import count
 
-from proxyless.model.snapshot import NodeState, Picker
+from proxyless.model.snapshot import NodeState, Picker, PickInfo
 from proxyless.model.traffic import LoadBalancer
 from proxyless.policy.balancers.schedule import Schedule, table
 
@@ -34,7 +34,7 @@ class _Turn:
         self._size = len(order)
         self._next = count(start).__next__
 
-    def pick(self, _rng: Callable[[], float]) -> NodeState | None:
+    def pick(self, _info: PickInfo) -> NodeState | None:
         return self._order[self._next() % self._size] if self._size else None
 
 
@@ -48,8 +48,8 @@ class _LongTurn:
         self._weights = weights
         self._schedule = Schedule(weights, rng)
 
-    def pick(self, rng: Callable[[], float]) -> NodeState | None:
+    def pick(self, info: PickInfo) -> NodeState | None:
         try:
             return self._nodes[self._schedule.next(self._weights.__getitem__)]
         except IndexError:  # every member is just being put back by another thread
-            return self._nodes[int(rng() * len(self._nodes))]
+            return self._nodes[int(info.rng() * len(self._nodes))]
