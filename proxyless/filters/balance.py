@@ -6,7 +6,8 @@ failure, cancellation, or a caller who lets go of a stream (the driver closes th
 
 from __future__ import annotations
 
-from itertools import chain
+from collections.abc import Iterator
+from itertools import chain, islice
 
 from proxyless.model.codes import Code
 from proxyless.model.snapshot import NodeState, Snapshot
@@ -108,7 +109,7 @@ def _suits(rpc: Rpc, node: NodeState) -> int | None:
 
 
 def _choose(rpc: Rpc, node: NodeState) -> tuple[NodeState, int]:
-    """`node` if it suits, else one that does: by more picks, then by looking through them from a random place.
+    """`node` if it suits, else one that does.
 
     Where none suits, one in rotation is better than one that is ejected (a retry on the node that has just failed
     may succeed), one that this call has not tried yet is better, and any is better than none.
@@ -116,11 +117,8 @@ def _choose(rpc: Rpc, node: NodeState) -> tuple[NodeState, int]:
     ticket = _suits(rpc, node)
     if ticket is not None:
         return node, ticket
-    nodes = rpc.cluster.nodes
     best, rank = node, _rank(rpc, node)
-    start = int(rpc.rng() * len(nodes))
-    drawn = (rpc.cluster.picker.pick(rpc) for _ in range(HOST_SELECTION_ATTEMPTS))
-    for other in chain(drawn, nodes[start : start + SMALL], nodes[: max(0, start + SMALL - len(nodes))]):
+    for other in islice(_others(rpc), HOST_SELECTION_ATTEMPTS + SMALL):
         if other is None:
             continue
         ticket = _suits(rpc, other)
@@ -129,6 +127,19 @@ def _choose(rpc: Rpc, node: NodeState) -> tuple[NodeState, int]:
         if rank and (second := _rank(rpc, other)) < rank:
             best, rank = other, second
     return best, 0
+
+
+def _others(rpc: Rpc) -> Iterator[NodeState | None]:
+    """Whom to look at instead: in the picker's own order, where it has one (the next on a ring, the rest of a
+    locality); else more picks, then nodes from a random place on."""
+    picker = rpc.cluster.picker
+    if (ordered := getattr(picker, "others", None)) is not None:
+        in_order: Iterator[NodeState] = ordered(rpc)
+        return in_order
+    nodes = rpc.cluster.nodes
+    start = int(rpc.rng() * len(nodes))
+    drawn = (picker.pick(rpc) for _ in range(HOST_SELECTION_ATTEMPTS))
+    return chain(drawn, nodes[start : start + SMALL], nodes[: max(0, start + SMALL - len(nodes))])
 
 
 def _rank(rpc: Rpc, node: NodeState) -> int:

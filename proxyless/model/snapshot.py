@@ -132,6 +132,11 @@ class Picker(Protocol):
 
     "Pick should not block." and "Balancer is expected to generate a new picker from its snapshot every
     time its internal state has changed." - grpc-go `balancer.Picker`
+
+    It may also have `others(info) -> Iterator[NodeState]`: whom to call instead, in order of preference, when
+    the node it picked does not suit the call (ejected, unreachable, tried already). The picked node and
+    repetitions may be among them; only as many are drawn as are needed. A picker without it is asked again a
+    few times, and then any member may be taken.
     """
 
     def pick(self, info: PickInfo) -> NodeState | None:

@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from functools import partial
 
 import pytest
 
 from proxyless.filters.balance import balance as last
 from proxyless.model.codes import Code
-from proxyless.model.snapshot import Snapshot
+from proxyless.model.snapshot import NodeState, PickInfo, Snapshot
 from proxyless.script import OK, OPEN, Outcome, Rpc, Script
 from proxyless.stack import ENTRY
 from proxyless.state import Node
-from tests.fakes import START, UNAVAILABLE, UNREACHABLE, Behaviour, Reply, Simulation, play
+from tests.fakes import START, UNAVAILABLE, UNREACHABLE, Behaviour, InTurn, Reply, Simulation, play
 from tests.worlds import Known, node, on_route, planned, rpc
 
 OPENED = Reply(OPEN, after=0.1, end=OK, lasts=2.0)
@@ -206,6 +207,38 @@ def test_where_nothing_can_be_connected_any_node_is_better_than_none() -> None:
     did, outcome = play(balance, on_route(planned(*members), now=START + 0.01))
     assert len(did) == 1
     assert outcome is OK
+
+
+class InOrder(InTurn):
+    """Picks the first, and says who comes next: as a ring does."""
+
+    def pick(self, _info: PickInfo) -> NodeState | None:
+        return self._nodes[0]
+
+    def others(self, _info: PickInfo) -> Iterator[NodeState]:
+        return iter(self._nodes)
+
+
+def test_a_picker_with_an_order_of_its_own_says_who_comes_next() -> None:
+    """A key whose endpoint is gone must go to the next on the ring, for every caller and every time."""
+    members = [node(name) for name in "abcdef"]
+    members[0].unreachable(START)
+    members[1].unreachable(START)
+    route = planned(*members, picker=InOrder(*members))
+    for _ in range(5):
+        assert play(balance, on_route(route, now=START + 0.01))[0] == ["send c"]
+    call = on_route(route, now=START + 0.01)
+    call.tried = (members[2], members[3])
+    assert play(balance, call)[0] == ["send e"]
+
+
+def test_where_nobody_in_that_order_suits_the_best_of_them_is_taken() -> None:
+    """A locality's picker names its own members only: all of them tried is no reason to leave it."""
+    members = [node(name) for name in "abc"]
+    route = planned(*members, picker=InOrder(*members[:2]))
+    call = on_route(route)
+    call.tried = (members[0], members[1])
+    assert play(balance, call)[0] == ["send a"]
 
 
 # --- nobody there ---
