@@ -13,7 +13,6 @@ from proxyless.filters.balance import balance
 from proxyless.filters.breaker import breaker
 from proxyless.filters.deadline import deadline
 from proxyless.filters.fault import fault
-from proxyless.filters.limits import limits
 from proxyless.filters.rate_limit import rate_limit
 from proxyless.filters.respond import respond
 from proxyless.filters.retry import retry
@@ -47,11 +46,9 @@ STACK: tuple[Stage, ...] = (
     Stage(respond, lambda planned: planned.route.direct_response is not None),
     # above retry: it judges calls, not attempts
     Stage(breaker, lambda planned: _sends(planned) and any(c.policy.circuit_breaker for c in planned.clusters)),
-    # below deadline: never waits past it; above limits: each attempt is admitted anew
+    # below deadline: never waits past it; above balance: each attempt is admitted and picked anew
     Stage(retry, lambda planned: _sends(planned) and planned.retry.attempts > 0),
-    # above balance: a refused attempt touches no node
-    Stage(limits, _sends),
-    # last: chooses the node, and brackets the attempt with begin and done
+    # last: chooses the node, and brackets the attempt, which `limits` admit or refuse where it begins
     Stage(balance, _sends),
 )
 

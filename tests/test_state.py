@@ -17,7 +17,7 @@ from proxyless.script import OK, OPEN, Drain, Outcome, Rpc, Script, Send, Sleep
 from proxyless.stack import ENTRY
 from proxyless.state import DestinationState, Node
 from tests.fakes import START, UNAVAILABLE, UNREACHABLE
-from tests.worlds import WEB, Known, document, rpc
+from tests.worlds import WEB, Known, document, fail, rpc
 
 EVERYTHING = """
 routes:
@@ -51,7 +51,7 @@ class Destination(RuleBasedStateMachine):
         self.world.services["web"] = document(EVERYTHING)
         self.state: Any = self.world.snapshot().clusters[WEB].state
         self.under_way: list[tuple[Node, int]] = []
-        self.inside = self.queued = self.retrying = 0
+        self.inside = self.held = self.queued = self.retrying = 0
         self.admitted: list[int] = []
 
     @property
@@ -66,33 +66,46 @@ class Destination(RuleBasedStateMachine):
     def begin(self, which: int) -> None:
         node = self.world.nodes.all()[which]
         ticket = self.state.probe(node, self.now)
-        if ticket is not None:
-            node.begin()
+        if ticket is None:
+            return
+        room = self.inside < 3
+        assert self.state.begin(node) == room
+        if room:
+            self.inside += 1
             self.under_way.append((node, ticket))
+        else:
+            self.state.probed(node, ticket, None, self.now)
 
     @precondition(lambda self: self.under_way)
     @rule(
         which=st.integers(0, 99),
         code=st.sampled_from((None, Code.OK, Code.NOT_FOUND, Code.INTERNAL, Code.INTERNAL)),
     )
-    def done(self, which: int, code: int | None) -> None:
+    def ended(self, which: int, code: int | None) -> None:
         node, ticket = self.under_way.pop(which % len(self.under_way))
-        node.done(bool(code))
-        if ticket:
-            self.state.probed(node, ticket, code, self.now)
-        elif code is not None:
-            self.state.record(node, code, False, self.now)
+        self.state.ended(node, code, False, self.now, ticket)
+        self.inside -= 1
 
-    @rule()
-    def enter(self) -> None:
-        room = self.inside < 3
-        assert self.state.enter() == room
-        self.inside += room
+    @precondition(lambda self: self.under_way)
+    @rule(which=st.integers(0, 99))
+    def ended_but_holds_its_place(self, which: int) -> None:
+        node, ticket = self.under_way.pop(which % len(self.under_way))
+        self.state.ended(node, Code.UNAVAILABLE, True, self.now, ticket, True)
+        self.held += 1
 
-    @precondition(lambda self: self.inside)
+    @precondition(lambda self: self.held)
+    @rule(which=st.integers(0, 2))
+    def tries_another(self, which: int) -> None:
+        node = self.world.nodes.all()[which]
+        assert self.state.begin(node, True)
+        self.held -= 1
+        self.under_way.append((node, 0))
+
+    @precondition(lambda self: self.held)
     @rule()
     def leave(self) -> None:
         self.state.leave()
+        self.held -= 1
         self.inside -= 1
 
     @rule()
@@ -151,10 +164,10 @@ class Destination(RuleBasedStateMachine):
     def teardown(self) -> None:
         """Everybody goes home."""
         while self.under_way:
-            self.done(0, None)
+            self.ended(0, None)
         while self.admitted:
             self.judge(0, None)
-        for _ in range(self.inside):
+        for _ in range(self.held):
             self.state.leave()
         for _ in range(self.queued):
             self.state.unqueue()
@@ -244,7 +257,7 @@ def test_a_probe_and_a_half_open_call_may_end_at_any_step(leave: Callable[[Scrip
         state: Any = snapshot.clusters[WEB].state
         for _ in range(4):
             state.judge(state.admit(START), False, START)
-            state.record(world.nodes.all()[0], Code.INTERNAL, False, START)
+            fail(state, world.nodes.all()[0])
         assert (state.status(START)["breaker"], state.status(START)["ejected"]) == ("OPEN", 1)
         for _ in range(5):
             call = rpc(snapshot, now=START + 5)
@@ -265,11 +278,10 @@ def test_survivors_keep_their_history_and_who_comes_back_begins_anew() -> None:
     snapshot = world.snapshot()
     world.nodes.adopt(snapshot)
     a, b = snapshot.clusters[WEB].nodes
-    a.begin()
-    b.begin()
     state = snapshot.clusters[WEB].state
-    for _ in range(5):
-        state.record(a, Code.INTERNAL, False, START)
+    assert state.begin(a)
+    assert state.begin(b)
+    fail(state, a, times=5)
     without = world.lives("web", "a:1", "c:1").snapshot()
     assert world.nodes.adopt(without) == [b]
     assert without.clusters[WEB].nodes[0] is a
@@ -278,7 +290,7 @@ def test_survivors_keep_their_history_and_who_comes_back_begins_anew() -> None:
     world.nodes.adopt(again)
     assert again.clusters[WEB].nodes[1] is not b
     assert again.clusters[WEB].nodes[1].inflight == 0
-    b.done(False)
+    state.ended(b, Code.OK, False, START)
     assert b.inflight == 0
 
 
@@ -297,8 +309,7 @@ def test_an_edit_forgets_neither_an_open_breaker_nor_an_ejection(edit: str) -> N
     world.services["web"] = document("trafficPolicy: {circuitBreaker: {minimumRequests: 2}}")
     snapshot = world.snapshot()
     state: Any = snapshot.clusters[WEB].state
-    for _ in range(5):
-        state.record(snapshot.clusters[WEB].nodes[0], Code.INTERNAL, False, START)
+    fail(state, snapshot.clusters[WEB].nodes[0], times=5)
     for _ in range(2):
         state.judge(state.admit(START), False, START)
     world.now = START + 1
@@ -313,8 +324,7 @@ def test_switching_outlier_detection_off_readmits_everybody() -> None:
     """The one edit that is meant to."""
     world = Known().lives("web", "a:1", "b:1")
     cluster = world.snapshot().clusters[WEB]
-    for _ in range(5):
-        cluster.state.record(cluster.nodes[0], Code.INTERNAL, False, START)
+    fail(cluster.state, cluster.nodes[0], times=5)
     world.services["web"] = document("trafficPolicy: {outlierDetection: {maxEjectionPercent: 0}}")
     world.snapshot()
     assert [node.outlier.out for node in cluster.nodes] == [False, False]
@@ -328,23 +338,22 @@ def test_a_forked_child_keeps_what_is_known_and_forgets_what_was_under_way() -> 
     cluster = snapshot.clusters[WEB]
     state: Any = cluster.state
     a, b = world.nodes.all()
-    for _ in range(2):
-        state.record(a, Code.INTERNAL, False, START)
+    fail(state, a, times=2)
     for _ in range(4):
         state.judge(state.admit(START), False, START)
     now = START + 5
     assert state.probe(a, now)
     assert [bool(state.admit(now)) for _ in range(3)] == [True, True, False]
-    for taken in (state.enter, state.enter, state.enter, state.queue, lambda: state.withdraw(now)):
+    for taken in (*[lambda: state.begin(b)] * 3, state.queue, lambda: state.withdraw(now)):
         assert taken()
-    b.begin()
-    for lock in (state._lock, a.lock, b.lock):  # held by threads that the child does not have
-        lock.acquire()
+    assert not state.begin(b)
+    assert state._lock is a.lock is b.lock
+    state._lock.acquire()  # as by a thread that the child does not have
     world.nodes.renew()
     at_rest(world, state)
     assert state.status(now)["breaker"] == "HALF_OPEN"
     assert a.outlier.out
     assert state.probe(a, now)
     assert [bool(state.admit(now)) for _ in range(3)] == [True, True, False]
-    assert state.enter()
+    assert state.begin(b)
     assert state.withdraw(now)

@@ -13,6 +13,7 @@ from typing import Any
 from proxyless.control.compiler import Compiled, Compiler, World
 from proxyless.control.dialects import DIALECTS
 from proxyless.control.syntax import parse
+from proxyless.model.codes import Code
 from proxyless.model.documents import MeshDocument, ServiceDocument
 from proxyless.model.routes import RetryPolicy, Route
 from proxyless.model.snapshot import Cluster, ClusterKey, Picker, PlannedRoute, Snapshot
@@ -84,6 +85,13 @@ def rpc(
     """A call's record, as a channel makes it."""
     until = None if timeout is None else now + timeout
     return Rpc(service, method, service, metadata, wait_for_ready, until, now, rng, snapshot, replayable)
+
+
+def fail(state: Any, node: Any, now: float = START, times: int = 1, code: int = Code.INTERNAL) -> None:
+    """So many attempts on `node`, and how they ended."""
+    for _ in range(times):
+        assert state.begin(node)
+        state.ended(node, code, False, now)
 
 
 def document(text: str, kind: type[ServiceDocument] | type[MeshDocument] = ServiceDocument) -> Any:

@@ -1,7 +1,11 @@
-"""The last step before the wire: choose a node of the destination, and bracket the attempt on it.
+"""The last step before the wire: choose a node of the destination, admit the attempt, and bracket it.
 
-`begin` and `done` stand around the attempt, so that in-flight counts are right whatever happens: success,
+`begin` and `ended` stand around the attempt, so that in-flight counts are right whatever happens: success,
 failure, cancellation, or a caller who lets go of a stream (the driver closes the script, `finally` runs).
+
+`begin` is where `limits.maxRequests` is asked, for it and the in-flight counts stand behind one lock: "If a
+request exceeds the maximum number of concurrent requests, it is failed with UNAVAILABLE. Such failed calls will
+not be retried." - gRFC A32. Each attempt is admitted anew; a refused one has chosen a node and not touched it.
 """
 
 from __future__ import annotations
@@ -23,53 +27,62 @@ SMALL = 64
 
 
 def balance(rpc: Rpc, _next: Service) -> Script[Outcome]:
-    """Pick, send, and tell the node how it went."""
+    """Pick, send, and say how it went."""
     pause = FIRST_PAUSE
-    while True:
-        node = rpc.cluster.picker.pick(rpc)
-        if node is None:
-            refusal = yield from _no_endpoints(rpc)
-            if refusal is not None:
-                return refusal
-            continue
-        if rpc.deadline is not None and rpc.deadline <= rpc.now:
-            return (yield from _expired(rpc))
-        # From here on the call is sent: whoever holds the ticket of a probe must give it back.
-        ticket = 0
-        if node.outlier.out or node.reachable_at or rpc.tried is not None:
-            node, ticket = _choose(rpc, node)
-        rpc.node = node
-        destination = rpc.cluster.state
-        outcome: Outcome = ABANDONED
-        node.begin()
-        try:
-            outcome = yield node.send
-            if outcome.open:
-                if ticket:  # it answers: a stream that lives for hours must not keep its node on probation
-                    destination.probed(node, ticket, 0, rpc.now)
-                    ticket = 0
-                outcome = ABANDONED
-                outcome = yield DRAIN
-        finally:
-            # Refusals of ours and attempts that their caller gave up say nothing about the endpoint.
-            known = outcome is not ABANDONED and not outcome.refused
-            node.done(known and outcome.code != 0)
-            if ticket:
-                destination.probed(node, ticket, outcome.code if known else None, rpc.now)
-            elif known:
-                destination.record(node, outcome.code, outcome.code != 0 and _is_local(rpc, outcome), rpc.now)
-        if outcome.unsent:
-            node.unreachable(rpc.now)
-        elif node.reachable_at and outcome is not ABANDONED:
-            node.reached()
-        if not (outcome.unsent and rpc.wait_for_ready):
-            return outcome
-        # "wait_for_ready: queue while there is no usable endpoint" - of the mesh, not of the one node that
-        # happened to be picked: forwarded to a single connection it would pin the call to a dead endpoint.
-        moved = yield from _look_again(rpc, rpc.now + pause)
-        if moved is not None:
-            return moved
-        pause = min(pause * 2, LONGEST_PAUSE)
+    held = False
+    """Whether this call has a place among those under way, though no attempt of it is."""
+    destination = rpc.cluster.state
+    try:
+        while True:
+            node = rpc.cluster.picker.pick(rpc)
+            if node is None:
+                refusal = yield from _no_endpoints(rpc)
+                if refusal is not None:
+                    return refusal
+                continue
+            if rpc.deadline is not None and rpc.deadline <= rpc.now:
+                return (yield from _expired(rpc))
+            ticket = 0
+            if node.outlier.out or node.reachable_at or rpc.tried is not None:
+                node, ticket = _choose(rpc, node)
+            if held and destination is not rpc.cluster.state:  # it was forgotten, and named again, meanwhile
+                destination.leave()
+                held = False
+            destination = rpc.cluster.state
+            if not destination.begin(node, held):
+                if ticket:
+                    destination.probed(node, ticket, None, rpc.now)
+                return (yield from _too_many(rpc))
+            rpc.node = node
+            outcome: Outcome = ABANDONED
+            try:
+                outcome = yield node.send
+                if outcome.open:
+                    if ticket:  # it answers: a stream that lives for hours must not keep its node on probation
+                        destination.probed(node, ticket, 0, rpc.now)
+                        ticket = 0
+                    outcome = ABANDONED
+                    outcome = yield DRAIN
+            finally:
+                # Refusals of ours and attempts that their caller gave up say nothing about the endpoint.
+                code = None if outcome is ABANDONED or outcome.refused else outcome.code
+                # "wait_for_ready: queue while there is no usable endpoint" - of the mesh, not of the one node that
+                # happened to be picked: forwarded to a single connection it would pin the call to a dead endpoint.
+                held = outcome.unsent and bool(rpc.wait_for_ready)
+                destination.ended(node, code, bool(code) and _is_local(rpc, outcome), rpc.now, ticket, held)
+            if outcome.unsent:
+                node.unreachable(rpc.now)
+            elif node.reachable_at and outcome is not ABANDONED:
+                node.reached()
+            if not held:
+                return outcome
+            moved = yield from _look_again(rpc, rpc.now + pause)
+            if moved is not None:
+                return moved
+            pause = min(pause * 2, LONGEST_PAUSE)
+    finally:
+        if held:
+            destination.leave()
 
 
 def _look_again(rpc: Rpc, at: float) -> Script[Outcome | None]:
@@ -153,6 +166,12 @@ def _expired(rpc: Rpc) -> Script[Outcome]:
         "deadline",
         f"the deadline of {rpc.method} had passed before it was sent to {rpc.cluster.key}; nothing was sent",
     )
+
+
+def _too_many(rpc: Rpc) -> Script[Outcome]:
+    most = rpc.cluster.policy.limits.max_requests
+    details = f"{most} requests are under way to {rpc.cluster.key} already (maxRequests)"
+    return refuse(Code.UNAVAILABLE, "limit", details)
 
 
 def _no_endpoints(rpc: Rpc) -> Script[Outcome | None]:

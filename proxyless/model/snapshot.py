@@ -42,12 +42,6 @@ class NodeState(Protocol):
     def outlier(self) -> OutlierState:
         """Whether it is ejected: a property, because the node that has it knows more of it."""
 
-    def begin(self) -> None:
-        """An attempt starts."""
-
-    def done(self, failed: bool) -> None:
-        """That attempt ended; called exactly once for every `begin`."""
-
     def probe(self, now: float) -> bool:
         """Whether the caller may be the one who finds out if it can be connected again."""
 
@@ -70,11 +64,17 @@ class DestinationState(Protocol):
     def retried(self) -> None:
         """A retry is over."""
 
-    def enter(self) -> bool:
-        """Whether one more attempt may be under way. Whoever enters leaves, exactly once."""
+    def begin(self, node: Any, held: bool = False) -> bool:
+        """Whether one more attempt may be under way, and then `node` has it. `held`: the call has its place already."""
+
+    def ended(self, node: Any, code: int | None, local: bool, now: float, ticket: int = 0, holds: bool = False) -> None:
+        """How it ended, exactly once for every `begin`; None where nobody knows, or it says nothing about the node.
+
+        `ticket`: it was a probe. `holds`: the call keeps its place, and tries again or `leave`s.
+        """
 
     def leave(self) -> None:
-        """An attempt is over."""
+        """A call that held its place gives it up."""
 
     def queue(self) -> bool:
         """Whether one more call may wait for an endpoint. Whoever queues unqueues, exactly once."""
@@ -87,9 +87,6 @@ class DestinationState(Protocol):
 
     def judge(self, ticket: int, ok: bool | None, now: float) -> None:
         """How the call with this ticket ended; None if nobody knows."""
-
-    def record(self, node: Any, code: int, local: bool, now: float) -> None:
-        """How an attempt on `node` ended, for outlier detection."""
 
     def probe(self, node: Any, now: float) -> int | None:
         """May a request go to this ejected node? None: no. Else the ticket for `probed` (0: it is back)."""

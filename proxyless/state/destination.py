@@ -21,7 +21,7 @@ Tell: TypeAlias = Callable[[str, ClusterKey, str, str], None]
 
 
 class DestinationState:
-    """Guards the numbers of one destination with one lock."""
+    """Guards the numbers of one destination, and of its nodes, with one lock."""
 
     __slots__ = (
         "_breaker",
@@ -40,10 +40,12 @@ class DestinationState:
         "retries",
     )
 
-    def __init__(self, key: ClusterKey, policy: TrafficPolicy, tell: Tell, now: float) -> None:
+    def __init__(
+        self, key: ClusterKey, policy: TrafficPolicy, tell: Tell, now: float, lock: threading.Lock | None = None
+    ) -> None:
         self._key = key
         self._tell = tell
-        self._lock = threading.Lock()
+        self._lock = lock or threading.Lock()
         self._policy = policy
         self._nodes: dict[Any, Node] = {}
         self._members: Sequence[Node] = ()
@@ -97,19 +99,57 @@ class DestinationState:
         with self._lock:
             self._limits.retries.leave()
 
-    # -- limits
+    # -- attempts
 
-    def enter(self) -> bool:
-        """Whether one more attempt may be under way. Whoever enters leaves, exactly once."""
+    def begin(self, node: Node, held: bool = False) -> bool:
+        """Whether one more attempt may be under way, and then `node` has it: whoever begins says how it `ended`.
+
+        `held`: the call has its place already, and only tries another node.
+        """
+        requests = self._limits.requests
         with self._lock:
-            entered = self._limits.requests.enter()
-            self.refused += not entered
-        return entered
+            if not held:
+                if requests.maximum is not None and requests.used >= requests.maximum:
+                    self.refused += 1
+                    return False
+                requests.used += 1
+            node.inflight += 1
+            node.calls += 1
+        return True
+
+    def ended(
+        self, node: Node, code: int | None, local: bool, now: float, ticket: int = 0, holds: bool = False
+    ) -> None:
+        """How an attempt on `node` ended; None: nobody knows, or it says nothing about the node.
+
+        `ticket`: the attempt was a probe. `holds`: the call keeps its place among those under way, for it will try
+        again or `leave`.
+        """
+        told: Sequence[tuple[Node, str]] = ()
+        with self._lock:
+            if not holds:
+                self._limits.requests.used -= 1
+            node.inflight -= 1
+            if code:
+                node.failures += 1
+            if code is not None and not ticket:
+                why = node.outlier.record(code, local)
+                if why or now >= self._detector.due_at or node.outlier.out:
+                    told = self._judged(node, code, why, now)
+            idle = node.retired and not node.inflight
+        for gone, reason in told:
+            self._tell("ejected", self._key, gone.address, reason)
+        if ticket:
+            self.probed(node, ticket, code, now)
+        if idle and node.on_idle is not None:
+            node.on_idle(node)
 
     def leave(self) -> None:
-        """An attempt is over."""
+        """A call that held its place gives it up."""
         with self._lock:
             self._limits.requests.leave()
+
+    # -- waiting
 
     def queue(self) -> bool:
         """Whether one more call may wait for an endpoint. Whoever queues unqueues, exactly once."""
@@ -133,8 +173,8 @@ class DestinationState:
         with self._lock:
             generation = breaker.generation
             ticket = breaker.admit(now)
-            changed, state = breaker.generation != generation, breaker.state(now)
-        if changed:
+            state = "" if breaker.generation == generation else breaker.state(now)
+        if state:
             self._tell("breaker", self._key, "", state)
         return ticket
 
@@ -149,31 +189,26 @@ class DestinationState:
                 breaker.cancel(ticket)
             else:
                 breaker.record(ticket, ok, now)
-            changed, state = breaker.generation != generation, breaker.state(now)
-        if changed:
+            state = "" if breaker.generation == generation else breaker.state(now)
+        if state:
             self._tell("breaker", self._key, "", state)
 
     # -- outliers
 
-    def record(self, node: Node, code: int, local: bool, now: float) -> None:
-        """How an attempt on `node` ended, for outlier detection."""
-        with self._lock:
-            detector = self._detector
-            if node.outlier.out:
-                self._panic.called(code not in SERVER_ERRORS)
-            why = node.outlier.record(code, local)
-            if not why and now < detector.due_at:
-                return
-            ejected = []
-            if why and detector.eject(node.outlier, now):
-                ejected = [(node, why)]
-            elif why and node.outlier in self._nodes:
-                self._panic.kept(node.outlier, len(self._nodes) - detector.out, detector.out)
-            if now >= detector.due_at:
-                self._panic.tick()
+    def _judged(self, node: Node, code: int, why: str, now: float) -> Sequence[tuple[Node, str]]:
+        """Who is ejected now, and why: `node` by its last result, others as the interval ends. Under the lock."""
+        detector = self._detector
+        if node.outlier.out:  # and counted nothing: its record is of an earlier time
+            self._panic.called(code not in SERVER_ERRORS)
+        ejected = []
+        if why and detector.eject(node.outlier, now):
+            ejected = [(node, why)]
+        elif why and node.outlier in self._nodes:
+            self._panic.kept(node.outlier, len(self._nodes) - detector.out, detector.out)
+        if now >= detector.due_at:
+            self._panic.tick()
             ejected += [(self._nodes[outlier], reason) for outlier, reason in detector.tick(now)]
-        for gone, reason in ejected:
-            self._tell("ejected", self._key, gone.address, reason)
+        return ejected
 
     def probe(self, node: Node, now: float) -> int | None:
         """May a request go to this ejected node? None: no. Else the ticket for `probed` (0: no probe)."""
@@ -208,12 +243,12 @@ class DestinationState:
                 "panic": self._panic.on,
             }
 
-    def renew(self) -> None:
-        """In a forked child: the lock may be held by a thread that is gone, and nothing is under way.
+    def renew(self, lock: threading.Lock) -> None:
+        """In a forked child: the old lock may be held by a thread that is gone, and nothing is under way.
 
         Nor are probes: a ticket that the parent handed out is never given back here.
         """
-        self._lock = threading.Lock()
+        self._lock = lock
         self._limits = Limits(self._policy.limits)
         for outlier in self._nodes:
             outlier.ticket = 0

@@ -13,7 +13,11 @@ from proxyless.policy.outlier import Outlier
 
 
 class Node:
-    """One endpoint as a member of one destination: what is under way there, and what came of the rest."""
+    """One endpoint as a member of one destination: what is under way there, and what came of the rest.
+
+    Its numbers are guarded by its destination's lock, so that an attempt costs two turns of one lock: one when it
+    begins and one when it ends (`DestinationState.begin`, `ended`).
+    """
 
     __slots__ = (
         "address",
@@ -31,7 +35,13 @@ class Node:
         "send",
     )
 
-    def __init__(self, cluster: ClusterKey, endpoint: Endpoint, make_send: Callable[[Node], object]) -> None:
+    def __init__(
+        self,
+        cluster: ClusterKey,
+        endpoint: Endpoint,
+        make_send: Callable[[Node], object],
+        lock: threading.Lock | None = None,
+    ) -> None:
         self.cluster = cluster
         self.endpoint = endpoint
         self.address = endpoint.address
@@ -43,25 +53,9 @@ class Node:
         self.retired = False
         self.on_idle: Callable[[Node], None] | None = None
         self.outlier = Outlier(DEFAULTS.outlier_detection)
-        """What outlier detection remembers of it; guarded by its destination's lock, not by ours."""
-        self.lock = threading.Lock()
+        """What outlier detection remembers of it."""
+        self.lock = lock or threading.Lock()
         self.send = make_send(self)
-
-    def begin(self) -> None:
-        """An attempt starts."""
-        with self.lock:
-            self.inflight += 1
-            self.calls += 1
-
-    def done(self, failed: bool) -> None:
-        """That attempt ended."""
-        with self.lock:
-            self.inflight -= 1
-            if failed:
-                self.failures += 1
-            idle = self.retired and self.inflight == 0
-        if idle and self.on_idle is not None:
-            self.on_idle(self)
 
     def unreachable(self, now: float) -> None:
         """It could not be connected: keep calls away for a while, longer each time in a row."""

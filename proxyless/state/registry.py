@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Callable, Sequence
 
 from proxyless.model.routes import RateLimit as Settings
@@ -42,6 +42,8 @@ class Nodes:
         self._tell = tell
         self._clock = clock
         self._nodes: dict[tuple[ClusterKey, str], Node] = {}
+        self._locks: defaultdict[ClusterKey, threading.Lock] = defaultdict(threading.Lock)
+        """One for a destination and all of its nodes."""
         self._addresses: Counter[str] = Counter()
         self._leaving: dict[str, list[Node]] = {}
         self._destinations: dict[ClusterKey, DestinationState] = {}
@@ -52,7 +54,7 @@ class Nodes:
         key = (cluster, endpoint.address)
         node = self._nodes.get(key)
         if node is None:
-            node = self._nodes[key] = Node(cluster, endpoint, self._make_send)
+            node = self._nodes[key] = Node(cluster, endpoint, self._make_send, self._locks[cluster])
             self._addresses[endpoint.address] += 1
         elif node.endpoint is not endpoint:
             node.endpoint = endpoint
@@ -62,7 +64,8 @@ class Nodes:
         """The state of a destination with these members: the one there was, or a new one."""
         state = self._destinations.get(key)
         if state is None:
-            state = self._destinations[key] = DestinationState(key, policy, self._tell, self._clock())
+            state = DestinationState(key, policy, self._tell, self._clock(), self._locks[key])
+            self._destinations[key] = state
         state.follow(policy, nodes, self._clock())
         return state
 
@@ -80,6 +83,7 @@ class Nodes:
         named = {(cluster.key, node.address) for cluster in snapshot.clusters.values() for node in cluster.nodes}
         for key in [key for key in self._destinations if key not in snapshot.clusters]:
             del self._destinations[key]
+            self._locks.pop(key, None)
         if len(named) == len(self._nodes):
             return []
         gone = [self._nodes.pop(key) for key in [key for key in self._nodes if key not in named]]
@@ -107,12 +111,13 @@ class Nodes:
 
     def renew(self) -> None:
         """In a forked child: locks may be held by threads that are gone, and nothing is under way."""
+        self._locks.clear()
         for node in self._nodes.values():
-            node.lock = threading.Lock()
+            node.lock = self._locks[node.cluster]
             node.inflight = 0
         self._leaving.clear()
-        for state in self._destinations.values():
-            state.renew()
+        for key, state in self._destinations.items():
+            state.renew(self._locks[key])
         for bucket in self._rates.values():
             bucket.renew()
 

@@ -14,9 +14,9 @@ import pytest
 from proxyless.model.snapshot import Picker
 from proxyless.model.traffic import DEFAULTS
 from proxyless.policy.balancers import BALANCERS
-from proxyless.state import Node
-from tests.fakes import Asks
-from tests.worlds import node
+from proxyless.state import DestinationState, Node
+from tests.fakes import START, Asks
+from tests.worlds import WEB, node
 
 pytestmark = pytest.mark.parametrize("policy", BALANCERS)
 
@@ -103,7 +103,7 @@ def test_nodes_come_with_their_history(policy: str) -> None:
         for _ in range(20):
             picked = picker.pick(Asks(rng))
             assert picked in members
-            picked.begin()
+            picked.inflight += 1
     assert sum(member.inflight for member in nodes) == 50 * 20
 
 
@@ -112,6 +112,7 @@ def test_eight_threads_share_a_picker(policy: str, uneven: bool) -> None:
     """2,000 picks each: no exception, no pick lost, none for nobody."""
     nodes = [node(f"n{index}", 1 + index % 2 * 4 if uneven else 1) for index in range(4)]
     picker, _ = build(policy, nodes)
+    state = DestinationState(WEB, DEFAULTS, lambda *_told: None, START)
     counts: list[Counter[object]] = []
     failures: list[BaseException] = []
     start = threading.Barrier(8)
@@ -124,8 +125,9 @@ def test_eight_threads_share_a_picker(policy: str, uneven: bool) -> None:
             for _ in range(2000):
                 picked = picker.pick(Asks(rng))
                 mine[picked] += 1
-                picked.begin()  # type: ignore[union-attr]
-                picked.done(False)  # type: ignore[union-attr]
+                assert isinstance(picked, Node)
+                state.begin(picked)
+                state.ended(picked, 0, False, START)
         except BaseException as failure:
             failures.append(failure)
         counts.append(mine)

@@ -263,7 +263,7 @@ def test_nodes_survive_edits_with_their_history() -> None:
     """ "We want to preserve the existing nodes if possible" - Finagle `Balancer.update`."""
     world = Known().lives("web", "a:1", "b:1")
     before = {node.address: node for node in world.snapshot().clusters[ClusterKey("web")].nodes}
-    before["a:1"].begin()
+    before["a:1"].inflight = 1
     world.services["web"] = document("trafficPolicy: {loadBalancer: {policy: random}}")
     after = {
         node.address: node for node in world.lives("web", "a:1", "c:1").snapshot().clusters[ClusterKey("web")].nodes

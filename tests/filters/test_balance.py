@@ -12,7 +12,6 @@ from proxyless.model.codes import Code
 from proxyless.model.snapshot import NodeState, PickInfo, Snapshot
 from proxyless.script import OK, OPEN, Outcome, Rpc, Script
 from proxyless.stack import ENTRY
-from proxyless.state import Node
 from tests.fakes import START, UNAVAILABLE, UNREACHABLE, Behaviour, InTurn, Reply, Simulation, play
 from tests.worlds import Known, node, on_route, planned, rpc
 
@@ -28,26 +27,6 @@ def _nobody(_rpc: Rpc) -> Script[Outcome]:
     raise AssertionError("balance is the last filter")
 
 
-class Counted(Node):
-    """A node that counts begin and done, each by itself."""
-
-    __slots__ = ("begun", "failed", "finished")
-
-    def __init__(self, name: str) -> None:
-        made = node(name)
-        super().__init__(made.cluster, made.endpoint, type(made.send))
-        self.begun = self.finished = self.failed = 0
-
-    def begin(self) -> None:
-        super().begin()
-        self.begun += 1
-
-    def done(self, failed: bool) -> None:
-        super().done(failed)
-        self.finished += 1
-        self.failed += failed
-
-
 @pytest.mark.parametrize(
     ("answer", "effects", "failed"),
     [
@@ -61,41 +40,41 @@ class Counted(Node):
 )
 def test_an_attempt_is_begun_and_done_once(answer: Behaviour, effects: list[str], failed: int) -> None:
     """In-flight counts are what balancers decide by: they must be right whatever happens."""
-    target = Counted("a")
+    target = node("a")
     did, _ = play(balance, on_route(planned(target)), a=answer)
     assert did == effects
-    assert (target.begun, target.finished, target.failed, target.inflight) == (1, 1, failed, 0)
+    assert (target.calls, target.inflight, target.failures) == (1, 0, failed)
 
 
 @pytest.mark.parametrize("when", [0.05, 1.0], ids=["before the answer", "in the stream"])
 def test_an_abandoned_attempt_is_done_once_and_no_failure(when: float) -> None:
     """The driver closes the script; that the caller walked away says nothing of the node."""
-    target = Counted("a")
+    target = node("a")
     call = on_route(planned(target))
     simulation = Simulation(call.snapshot)
     simulation.behaviours["a"] = OPENED
     under_way = simulation.call(balance, call)
     simulation.at(START + when, lambda: simulation.abandon(under_way))
     simulation.run()
-    assert (target.begun, target.finished, target.failed, target.inflight) == (1, 1, 0, 0)
+    assert (target.calls, target.inflight, target.failures) == (1, 0, 0)
 
 
 def test_a_script_that_was_never_begun_leaves_no_trace() -> None:
     """A generator that is closed before its first step has done nothing to undo."""
-    target = Counted("a")
+    target = node("a")
     balance(on_route(planned(target))).close()
-    assert (target.begun, target.finished) == (0, 0)
+    assert (target.calls, target.inflight) == (0, 0)
 
 
 def test_a_driver_that_throws_into_the_script_still_ends_the_attempt() -> None:
     """An interrupt in the middle of a blocking call."""
-    target = Counted("a")
+    target = node("a")
     script = balance(on_route(planned(target)))
     next(script)
     assert target.inflight == 1
     with pytest.raises(KeyboardInterrupt):
         script.throw(KeyboardInterrupt())
-    assert (target.begun, target.finished, target.failed, target.inflight) == (1, 1, 0, 0)
+    assert (target.calls, target.inflight, target.failures) == (1, 0, 0)
 
 
 def test_the_node_that_was_picked_is_what_the_call_says() -> None:

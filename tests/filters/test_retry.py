@@ -8,7 +8,7 @@ from proxyless.model.codes import Code
 from proxyless.script import OK, OPEN, Metadata, Outcome, Rpc
 from proxyless.stack import ENTRY
 from tests.fakes import START, UNAVAILABLE, UNREACHABLE, Reply, Simulation, play
-from tests.worlds import WEB, Known, document, rpc
+from tests.worlds import WEB, Known, document, fail, rpc
 
 NEVER = Reply(OK, after=3600.0)
 
@@ -168,8 +168,7 @@ def test_a_retry_keeps_away_from_an_ejected_node_even_where_it_has_tried_the_oth
     """The one in rotation may have failed by accident; of the other it is known."""
     world = retrying("attempts: 1, backoff: {base: 1ms, max: 1ms}", names="ab")
     snapshot = world.snapshot()
-    for _ in range(5):
-        snapshot.clusters[WEB].state.record(world.nodes.all()[0], Code.INTERNAL, False, START)
+    fail(snapshot.clusters[WEB].state, world.nodes.all()[0], times=5)
     assert world.told == [("ejected", "a:1", "consecutive_5xx")]
     effects, outcome = play(ENTRY, rpc(snapshot), b=[UNAVAILABLE, OK])
     assert [effect for effect in effects if effect.startswith("send")] == ["send b", "send b"]

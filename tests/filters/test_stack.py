@@ -11,7 +11,6 @@ from proxyless.filters.balance import balance
 from proxyless.filters.breaker import breaker
 from proxyless.filters.deadline import deadline
 from proxyless.filters.fault import fault
-from proxyless.filters.limits import limits
 from proxyless.filters.rate_limit import rate_limit
 from proxyless.filters.respond import respond
 from proxyless.filters.retry import retry
@@ -45,13 +44,13 @@ def composed(target: PlannedRoute, monkeypatch: pytest.MonkeyPatch) -> list[Filt
 @pytest.mark.parametrize(
     ("fields", "filters"),
     [
-        ({}, [limits, balance]),
-        ({"timeout": Duration(1)}, [deadline, limits, balance]),
-        ({"timeout": Duration(0)}, [limits, balance]),
-        ({"retry": RetryPolicy(attempts=2)}, [retry, limits, balance]),
-        ({"retry": RetryPolicy(attempts=0)}, [limits, balance]),
-        ({"timeout": Duration(1), "retry": RetryPolicy()}, [deadline, retry, limits, balance]),
-        ({"fault": Fault(delay=FaultDelay(0.0, Duration(1)))}, [fault, limits, balance]),
+        ({}, [balance]),
+        ({"timeout": Duration(1)}, [deadline, balance]),
+        ({"timeout": Duration(0)}, [balance]),
+        ({"retry": RetryPolicy(attempts=2)}, [retry, balance]),
+        ({"retry": RetryPolicy(attempts=0)}, [balance]),
+        ({"timeout": Duration(1), "retry": RetryPolicy()}, [deadline, retry, balance]),
+        ({"fault": Fault(delay=FaultDelay(0.0, Duration(1)))}, [fault, balance]),
         ({"direct_response": DirectResponse("NOT_FOUND")}, [respond]),
         ({"direct_response": DirectResponse("NOT_FOUND"), "timeout": Duration(1)}, [deadline, respond]),
         ({"direct_response": DirectResponse("NOT_FOUND"), "retry": RetryPolicy()}, [respond]),
@@ -68,7 +67,7 @@ def test_a_route_has_the_filters_it_needs_and_no_other(
 def test_the_order_is_the_one_of_the_plan() -> None:
     """Routing first, balancing last; the others between them as DESIGN section 4 has it."""
     assert stack.ENTRY is route
-    order = [rate_limit, deadline, fault, respond, breaker, retry, limits, balance]
+    order = [rate_limit, deadline, fault, respond, breaker, retry, balance]
     assert [stage.filter for stage in stack.STACK] == order
 
 

@@ -134,7 +134,7 @@ def test_least_request_follows_the_load_as_it_changes() -> None:
     """A picker is asked about nodes as they are now, not as they were when it was built."""
     members = [node("a"), node("b")]
     picker = least_request(members, [1, 1], POLICY, random.random)
-    members[0].begin()
+    members[0].inflight = 1
     assert picker.pick(Asks(dice(0.1, 0.9).random)) is members[1]
-    members[0].done(False)
+    members[0].inflight = 0
     assert picker.pick(Asks(dice(0.1, 0.9).random)) is members[0]
