@@ -139,6 +139,7 @@ class Simulation:
     def abandon(self, call: Call) -> None:
         """The caller walks away."""
         if call.outcome is None and call.script is not None:
+            call.rpc.now = self.clock.now
             call.script.close()
             self._end(call, ABANDONED)
 

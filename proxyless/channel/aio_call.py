@@ -129,7 +129,7 @@ class Driven:
             self._rest = self._loop.create_task(self._attend(native))
 
     async def _attend(self, native: Any) -> None:
-        outcome = await ending(native)
+        outcome = await ending(self._rpc, native)
         self._rest = None
         self._attempt_over(native, outcome)
 
@@ -151,7 +151,7 @@ class Driven:
         """Wait for the end of an attempt, and carry the call on from there."""
         self._attended += 1
         try:
-            reply = await ending(native)
+            reply = await ending(self._rpc, native)
         except BaseException:  # whoever asked was cancelled, perhaps just as the attempt ended
             self._attended -= 1
             if native.done():
@@ -192,6 +192,7 @@ class Driven:
             self._native.cancel()
         if self._rest is not None:
             self._rest.cancel()
+        self._rpc.now = self._channel.clock()
         self._script.close()
         self._finish(self._outcome)
         return True
@@ -275,6 +276,7 @@ class Driven:
         if self._outcome is not None or script is None:
             return
         self._outcome = Outcome(Code.CANCELLED, _LOCALLY_CANCELLED, refused="cancelled")
+        self._rpc.now = self._channel.clock()
         script.close()
         if self._native is None:
             return
@@ -290,11 +292,11 @@ class Driven:
         self.abandon()
 
 
-async def ending(native: Any) -> Outcome:
+async def ending(rpc: Rpc, native: Any) -> Outcome:
     """How a native call ended, when it has; never raises what it ended with."""
     code = await native.code()
     if code is grpc.StatusCode.OK:
-        return OK
+        return wire.success(await native.trailing_metadata()) if wire.reads_trailers(rpc) else OK
     error = grpc.aio.AioRpcError(
         code,
         await native.initial_metadata(),

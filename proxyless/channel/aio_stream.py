@@ -77,6 +77,7 @@ class StreamResponse(Driven):
                 if not self._committed:
                     self._committed = True
                     if self._outcome is None and self._settled is not native:
+                        self._rpc.now = self._channel.clock()
                         self._step(OPEN)  # "committed": nobody may try again from now on (gRFC A6)
                 return message
             if not await self._goes_on_after(native):

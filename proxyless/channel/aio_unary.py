@@ -82,7 +82,10 @@ def awaited(call: Driven) -> Generator[Any, Any, Any]:
             call.cancel()
             raise
         else:
-            call._attempt_over(native, OK)
+            reply = OK
+            if wire.reads_trailers(call._rpc):
+                reply = wire.success((yield from native.trailing_metadata().__await__()))
+            call._attempt_over(native, reply)
             if call._outcome is OK:
                 return response
         finally:

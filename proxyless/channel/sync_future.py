@@ -19,7 +19,7 @@ from proxyless.channel import wire
 from proxyless.channel.wires import SyncWires
 from proxyless.errors import MeshRpcError
 from proxyless.model.codes import Code
-from proxyless.script import OK, Outcome, Rpc, Send, Sleep, Wait
+from proxyless.script import Outcome, Rpc, Send, Sleep, Wait
 
 if TYPE_CHECKING:
     from proxyless.channel.sync import MeshChannel
@@ -113,7 +113,7 @@ class CallFuture(grpc.Call, grpc.Future):  # type: ignore[type-arg]
     def attempted(self) -> None:
         """grpcio says that the attempt has ended."""
         native = self._native
-        self._resume(OK if native.code() is grpc.StatusCode.OK else wire.failure(native))
+        self._resume(wire.ended(self._rpc, native))
 
     def _finish(self, outcome: Outcome) -> None:
         with self._changed:

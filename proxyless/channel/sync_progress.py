@@ -10,13 +10,11 @@ import threading
 import weakref
 from typing import TYPE_CHECKING, Any
 
-import grpc
-
 from proxyless.channel import wire
 from proxyless.channel.sync_future import LOCALLY_CANCELLED, _Waiter, call_back
 from proxyless.channel.wires import SyncWires
 from proxyless.model.codes import Code
-from proxyless.script import OK, OPEN, Outcome, Rpc, Send, Sleep, Wait
+from proxyless.script import OPEN, Outcome, Rpc, Send, Sleep, Wait
 
 if TYPE_CHECKING:
     from proxyless.channel.sync import MeshChannel
@@ -126,12 +124,10 @@ class Progress:
         if native is None:
             self.abandon()
         else:
-            self._step(OK if native.code() is grpc.StatusCode.OK else self._failure(native))
-
-    def _failure(self, native: Any) -> Outcome:
-        outcome = wire.failure(native)
-        outcome.committed = self.committed
-        return outcome
+            outcome = wire.ended(self.rpc, native)
+            if outcome.code != 0:
+                outcome.committed = self.committed
+            self._step(outcome)
 
     def commit(self) -> None:
         """The first message is here: nobody may try again from now on (gRFC A6)."""
@@ -144,6 +140,7 @@ class Progress:
         """The caller has gone: close the script, so that what stands in `finally` runs."""
         with self.changed:
             if self.outcome is None:
+                self.rpc.now = self.channel.clock()
                 self.script.close()
                 self.finish(outcome)
 

@@ -89,12 +89,17 @@ class _UnaryResponse:
                 effect = script.send(reply)
                 if effect.__class__ is Send:
                     native = self._wires.of(rpc)
-                    if with_call:
+                    reports = wire.reads_trailers(rpc)
+                    if with_call or reports:
                         native = native.with_call
                     left = None if rpc.deadline is None else rpc.deadline - rpc.now
                     try:
                         response = native(request, left, rpc.metadata, credentials, None, compression)
                         reply = OK
+                        if reports:
+                            reply = wire.success(response[1].trailing_metadata())
+                            if not with_call:
+                                response = response[0]
                     except grpc.RpcError as error:
                         reply = wire.failure(error)
                         reply.committed = caller_has_gone()  # nobody waits for another attempt

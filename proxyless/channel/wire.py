@@ -9,7 +9,7 @@ from typing import Any
 import grpc
 
 from proxyless.model.codes import Code
-from proxyless.script import Outcome
+from proxyless.script import OK, Outcome, Rpc
 
 _KEY = re.compile(r"[0-9a-z_.-]+")
 _KNOWN_KEYS: set[str] = set()
@@ -67,6 +67,24 @@ def _check_key(key: str) -> None:
         raise ValueError(f"metadata key {key!r} belongs to HTTP/2 itself and could end the connection for every caller")
     if len(_KNOWN_KEYS) < _MOST_KNOWN:
         _KNOWN_KEYS.add(key)
+
+
+def reads_trailers(rpc: Rpc) -> bool:
+    """Whether somebody wants the trailers of the attempt even if it succeeds."""
+    feedback = rpc.node.feedback
+    return feedback is not None and feedback.reads_trailers
+
+
+def success(trailers: Any) -> Outcome:
+    """`OK`, with trailers that somebody reads."""
+    return Outcome(0, trailers=trailers or (), committed=True)
+
+
+def ended(rpc: Rpc, native: Any) -> Outcome:
+    """How an attempt that is over ended: for calls that say so without waiting (grpcio's synchronous ones)."""
+    if native.code() is not grpc.StatusCode.OK:
+        return failure(native)
+    return success(native.trailing_metadata()) if reads_trailers(rpc) else OK
 
 
 def failure(error: Any) -> Outcome:

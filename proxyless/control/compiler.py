@@ -185,6 +185,9 @@ class Compiler:
         nodes = [self._registry.node(key, endpoint) for endpoint in members]
         weights = [endpoint.effective_weight for endpoint in members]
         balancer = self._balancers[policy.load_balancer.policy]
+        if last is not None and last[1].policy.load_balancer != policy.load_balancer:
+            for node in nodes:  # what one balancer wants to know of its nodes, another does not pay for
+                node.feedback = None
         picker = balancer(nodes, weights, policy.load_balancer, self._rng)
         state = self._registry.destination(key, policy, nodes)
         cluster = Cluster(key, watched, policy, nodes, weights, picker, state, known=endpoints is not None)

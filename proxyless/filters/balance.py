@@ -14,7 +14,7 @@ from collections.abc import Iterator
 from itertools import chain, islice
 
 from proxyless.model.codes import Code
-from proxyless.model.snapshot import NodeState, Snapshot
+from proxyless.model.snapshot import DestinationState, Feedback, NodeState, Snapshot
 from proxyless.script import ABANDONED, DRAIN, MOVED, Outcome, Rpc, Script, Service, refuse, wait
 
 FIRST_PAUSE = 0.02
@@ -45,22 +45,19 @@ def balance(rpc: Rpc, _next: Service) -> Script[Outcome]:
             ticket = 0
             if node.outlier.out or node.reachable_at or rpc.tried is not None:
                 node, ticket = _choose(rpc, node)
-            if held and destination is not rpc.cluster.state:  # it was forgotten, and named again, meanwhile
-                destination.leave()
-                held = False
+            held = held and _still_held(rpc, destination)
             destination = rpc.cluster.state
             if not destination.begin(node, held):
                 if ticket:
                     destination.probed(node, ticket, None, rpc.now)
                 return (yield from _too_many(rpc))
             rpc.node = node
+            sent_at: float | None = rpc.now
             outcome: Outcome = ABANDONED
             try:
                 outcome = yield node.send
                 if outcome.open:
-                    if ticket:  # it answers: a stream that lives for hours must not keep its node on probation
-                        destination.probed(node, ticket, 0, rpc.now)
-                        ticket = 0
+                    ticket, sent_at = _opened(rpc, ticket, outcome, sent_at)
                     outcome = ABANDONED
                     outcome = yield DRAIN
             finally:
@@ -70,6 +67,8 @@ def balance(rpc: Rpc, _next: Service) -> Script[Outcome]:
                 # happened to be picked: forwarded to a single connection it would pin the call to a dead endpoint.
                 held = outcome.unsent and bool(rpc.wait_for_ready)
                 destination.ended(node, code, bool(code) and _is_local(rpc, outcome), rpc.now, ticket, held)
+                if node.feedback is not None and not outcome.refused:
+                    _tell(rpc, node.feedback, outcome, sent_at)
             if outcome.unsent:
                 node.unreachable(rpc.now)
             elif node.reachable_at and outcome is not ABANDONED:
@@ -83,6 +82,30 @@ def balance(rpc: Rpc, _next: Service) -> Script[Outcome]:
     finally:
         if held:
             destination.leave()
+
+
+def _still_held(rpc: Rpc, destination: DestinationState) -> bool:
+    """Whether a place among those under way to `destination` is one at the call's destination as it is now."""
+    if destination is rpc.cluster.state:
+        return True
+    destination.leave()  # it was forgotten, and named again, meanwhile
+    return False
+
+
+def _opened(rpc: Rpc, ticket: int, outcome: Outcome, sent_at: float | None) -> tuple[int, None]:
+    """A stream has begun: its node answers. One that lives for hours must not keep it on probation, nor waiting for
+    a latency that is known now; there is no ticket and no time of sending to come back to."""
+    if ticket:
+        rpc.cluster.state.probed(rpc.node, ticket, 0, rpc.now)
+    if rpc.node.feedback is not None:
+        _tell(rpc, rpc.node.feedback, outcome, sent_at)
+    return 0, None
+
+
+def _tell(rpc: Rpc, feedback: Feedback, outcome: Outcome, sent_at: float | None) -> None:
+    """What the destination's balancer asked to know: how long an answer took, and what it came to."""
+    seconds = None if sent_at is None else rpc.now - sent_at
+    rpc.cluster.state.observed(feedback, outcome, seconds, rpc.now)
 
 
 def _look_again(rpc: Rpc, at: float) -> Script[Outcome | None]:

@@ -25,6 +25,33 @@ class ClusterKey(NamedTuple):
         return f"{self.service}/{self.subset}" if self.subset else self.service
 
 
+class Result(Protocol):
+    """How an attempt ended, as far as a balancer may ask: a `script.Outcome` is one."""
+
+    @property
+    def code(self) -> int:
+        """The status code; CANCELLED also where the caller gave the attempt up."""
+
+    @property
+    def trailers(self) -> Sequence[tuple[str, str | bytes]]:
+        """Trailing metadata; of a success only where `Feedback.reads_trailers`."""
+
+
+class Feedback(Protocol):
+    """What a balancer keeps about one node, from swap to swap, and is told of every attempt there.
+
+    Only nodes whose balancer sets `node.feedback` pay for it. It is asked under the destination's lock.
+    """
+
+    @property
+    def reads_trailers(self) -> bool:
+        """Whether it needs the trailers of successful calls, which drivers don't fetch by themselves."""
+
+    def observe(self, result: Result, seconds: float | None, now: float) -> None:
+        """An attempt has ended, `seconds` after it was sent; or it has begun to answer with a stream, whose end is
+        told separately, with None for `seconds`: how long a stream lives says nothing about its endpoint."""
+
+
 class NodeState(Protocol):
     """An endpoint as a destination's member, with what changes about it (`state.Node`)."""
 
@@ -33,6 +60,8 @@ class NodeState(Protocol):
     calls: int
     failures: int
     endpoint: Endpoint
+    feedback: Feedback | None
+    """Where its balancer wants to know how attempts end: set by the balancer, and gone with it."""
     reachable_at: float
     """0 while it can be connected; else the instant before which nobody should try."""
     send: Any
@@ -72,6 +101,9 @@ class DestinationState(Protocol):
 
         `ticket`: it was a probe. `holds`: the call keeps its place, and tries again or `leave`s.
         """
+
+    def observed(self, feedback: Feedback, result: Result, seconds: float | None, now: float) -> None:
+        """Tell a balancer what it asked to know."""
 
     def leave(self) -> None:
         """A call that held its place gives it up."""

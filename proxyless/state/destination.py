@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from typing import Any, TypeAlias
 
 from proxyless.model.codes import SERVER_ERRORS
-from proxyless.model.snapshot import ClusterKey
+from proxyless.model.snapshot import ClusterKey, Feedback, Result
 from proxyless.model.traffic import TrafficPolicy
 from proxyless.policy.breaker import Breaker
 from proxyless.policy.budget import RetryBudget
@@ -143,6 +143,11 @@ class DestinationState:
             self.probed(node, ticket, code, now)
         if idle and node.on_idle is not None:
             node.on_idle(node)
+
+    def observed(self, feedback: Feedback, result: Result, seconds: float | None, now: float) -> None:
+        """Tell a balancer what it asked to know."""
+        with self._lock:
+            feedback.observe(result, seconds, now)
 
     def leave(self) -> None:
         """A call that held its place gives it up."""

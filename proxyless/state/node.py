@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable
 
-from proxyless.model.snapshot import ClusterKey
+from proxyless.model.snapshot import ClusterKey, Feedback
 from proxyless.model.topology import Endpoint
 from proxyless.model.traffic import DEFAULTS
 from proxyless.policy.fail_fast import PROBE, pause
@@ -25,6 +25,7 @@ class Node:
         "cluster",
         "endpoint",
         "failures",
+        "feedback",
         "inflight",
         "lock",
         "on_idle",
@@ -50,6 +51,7 @@ class Node:
         self.failures = 0
         self.reachable_at = 0.0
         self.refusals = 0
+        self.feedback: Feedback | None = None
         self.retired = False
         self.on_idle: Callable[[Node], None] | None = None
         self.outlier = Outlier(DEFAULTS.outlier_detection)
