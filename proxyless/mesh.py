@@ -12,7 +12,7 @@ import random
 import threading
 import time
 import weakref
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from importlib.metadata import entry_points
 from typing import TYPE_CHECKING, Any
 
@@ -34,8 +34,8 @@ from proxyless.model.findings import Invalid
 from proxyless.model.snapshot import ClusterKey, Snapshot
 from proxyless.model.topology import NOWHERE, Locality
 from proxyless.policy.balancers import BALANCERS, Balancer
-from proxyless.script import Send
-from proxyless.stack import ENTRY, compose
+from proxyless.script import Outcome, Rpc, Script, Send, Watcher
+from proxyless.stack import ENTRY, compose, watched
 from proxyless.state import Node, Nodes, SnapshotSlot
 
 if TYPE_CHECKING:
@@ -123,7 +123,7 @@ class Mesh:
             rng=self._dice.random,
             pause=time.sleep,
         )
-        self._channels: weakref.WeakSet[MeshChannel | AioMeshChannel] = weakref.WeakSet()
+        self._watchers: tuple[Watcher, ...] = ()
         self._wanted: set[str] = set()
         self._lock = threading.Lock()
         self._waking = threading.Lock()
@@ -165,7 +165,7 @@ class Mesh:
         """
         self.want(service)
         channel = MeshChannel(service, self._links, credentials, options, compression)
-        self._channels.add(channel)
+        self._links.join(channel)
         return channel
 
     def aio_channel(
@@ -180,7 +180,7 @@ class Mesh:
         """A `grpc.aio.Channel` to `service`. It may be made outside of a loop and used from any."""
         self.want(service)
         channel = AioMeshChannel(service, self._links, credentials, options, compression, interceptors)
-        self._channels.add(channel)
+        self._links.join(channel)
         return channel
 
     # -- knowing
@@ -238,19 +238,7 @@ class Mesh:
         for service in services:
             self.want(service)
         wanted = services or tuple(self._wanted)
-        published = threading.Event()
-        self._slot.subscribe(published.set)
-        until = None if timeout is None else self._clock() + timeout
-        try:
-            while not all(self._is_known(service) for service in wanted):
-                left = None if until is None else until - self._clock()
-                if left is not None and left <= 0:
-                    return False
-                published.wait(left)
-                published.clear()
-            return True
-        finally:
-            self._slot.unsubscribe(published.set)
+        return self._slot.wait(lambda: all(map(self._is_known, wanted)), timeout, self._clock)
 
     def _is_known(self, service: str) -> bool:
         table = self._slot.current.services.get(service)
@@ -273,6 +261,17 @@ class Mesh:
         self.ready(service, timeout=2.0)
         return explain(self._slot.current, service, method, metadata, self._clock())
 
+    def watch(self, watcher: Watcher) -> Callable[[], None]:
+        """Show `watcher` every call that begins from now on (see `script.Watcher`); call the result to end that."""
+        self._watch(lambda others: (*others, watcher))
+        return lambda: self._watch(lambda others: tuple(other for other in others if other is not watcher))
+
+    def _watch(self, edit: Callable[[tuple[Watcher, ...]], tuple[Watcher, ...]]) -> None:
+        self._awaken()
+        with self._lock:
+            self._watchers = edit(self._watchers)
+            self._links.enter_by(watched(ENTRY, self._watchers))
+
     # -- ending
 
     def close(self, grace: float = 0.0) -> None:
@@ -286,12 +285,12 @@ class Mesh:
         self._source.close()
         if self._saver is not None:
             self._saver.close()
-        for channel in list(self._channels):
+        for channel in self._links.channels():
             channel.mesh_closed()
         until = self._clock() + grace
         while self._clock() < until and any(node.inflight for node in self._nodes.all()):
             time.sleep(0.005)
-        for channel in list(self._channels):
+        for channel in self._links.channels():
             channel.end_calls()
         self._subchannels.close()
 
@@ -317,14 +316,14 @@ class Mesh:
         self._dice.seed()  # or all children would draw the parent's numbers
         # The rest waits for the first use: many children never make a call.
         self._asleep = True
-        for channel in list(self._channels):
+        for channel in self._links.channels():
             channel.forked()
-            channel.entry = self._first_call
+        self._links.enter_by(self._first_call)
 
-    def _first_call(self, rpc: Any) -> Any:
+    def _first_call(self, rpc: Rpc) -> Script[Outcome]:
         """The head of the stack in a child that has made no call yet."""
         self._awaken()
-        return ENTRY(rpc)
+        return self._links.entry(rpc)
 
     def _awaken(self) -> None:
         """In a child, at its first use: watch again, by threads of its own."""
@@ -333,9 +332,8 @@ class Mesh:
         with self._waking:
             if self._asleep:
                 self._start(self._slot.current.version)
-                for channel in list(self._channels):
-                    channel.entry = ENTRY
                 self._asleep = False
+                self._links.enter_by(watched(ENTRY, self._watchers))
 
 
 _LIVING: weakref.WeakSet[Mesh] = weakref.WeakSet()

@@ -6,15 +6,15 @@ blocking one and the `.future()` one (`channel/sync*.py`), the asyncio one (`cha
 virtual time that the tests use. So every decision is written once, and no decision can wait, sleep or send
 by itself. The set of effects is closed: a new one has to be taught to all four drivers.
 
-A driver owes a script three things: it sets `rpc.now` to the present before every resumption; it resumes
-with the reply that the effect promises; and it closes the script when the caller walks away, so that what
-stands in `finally:` runs exactly once.
+A driver owes a script three things: it sets `rpc.now` to the present before every resumption, and before it
+closes the script; it resumes with the reply that the effect promises; and it closes the script when the caller
+walks away, so that what stands in `finally:` runs exactly once.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Generator, Sequence
-from typing import Any, TypeAlias, TypeVar
+from typing import Any, Protocol, TypeAlias, TypeVar
 
 from proxyless.model.codes import Code
 from proxyless.model.snapshot import Cluster, NodeState, PlannedRoute, Snapshot
@@ -143,7 +143,9 @@ class Rpc:
     `replayable` (whether the request can be sent again) `deadline` (instant, or None) `now` `rng`
     `snapshot`. Route filter: `route` `cluster` `metadata` (edits) `hash` (for the balancers that ask for it).
     Deadline filter: `deadline` (only ever earlier). Retry filter: `deadline` and `metadata` of each attempt,
-    `tried` (nodes to keep away from). Balance filter: `node`.
+    `tried` (nodes to keep away from). Balance filter: `node`. Watch filter: `watch`, None while nobody
+    watches; who makes a copy of an Rpc for another attempt of the same call (a hedge) copies it too, and who
+    makes a call of its own from it (a mirror) does not.
     """
 
     __slots__ = (
@@ -162,6 +164,7 @@ class Rpc:
         "snapshot",
         "tried",
         "wait_for_ready",
+        "watch",
     )
 
     cluster: Cluster
@@ -193,6 +196,28 @@ class Rpc:
         self.replayable = replayable
         self.hash: int | None = None
         self.tried: tuple[NodeState, ...] | None = None
+        self.watch: Watch | None = None
+
+
+class Watch(Protocol):
+    """What somebody who watches keeps of one call while it is under way.
+
+    Called in whichever thread the call has come to; it must not block, and must not raise: the call would fail.
+    """
+
+    def attempt(self, rpc: Rpc) -> None:
+        """An attempt begins, on `rpc.node` of `rpc.cluster`, now. A hedged call has several at once, an Rpc each."""
+
+    def attempted(self, rpc: Rpc, began: float, outcome: Outcome) -> None:
+        """The attempt of this Rpc, which began at that instant, has ended; ABANDONED if nobody waits for it."""
+
+    def ended(self, rpc: Rpc, outcome: Outcome) -> None:
+        """The call has ended. It has no `route`, `cluster` or `node` where it was refused before it got one."""
+
+
+Watcher: TypeAlias = Callable[[Rpc], Watch]
+"""Sees a call begin: before its route is chosen, in its caller's thread, task and context. It may add to
+`rpc.metadata`; like a Watch, it must neither block nor raise."""
 
 
 Service: TypeAlias = Callable[[Rpc], Script[Outcome]]

@@ -17,11 +17,15 @@ from proxyless.filters.rate_limit import rate_limit
 from proxyless.filters.respond import respond
 from proxyless.filters.retry import retry
 from proxyless.filters.route import route
+from proxyless.filters.watch import watched
 from proxyless.model.snapshot import PlannedRoute
 from proxyless.script import Filter, Outcome, Rpc, Script, Service
 
+__all__ = ["ENTRY", "STACK", "Stage", "compose", "watched"]
+
 ENTRY: Service = route
-"""First: every later filter reads the route and the destination that it finds."""
+"""First: every later filter reads the route and the destination that it finds. Only who watches calls stands
+before it, as long as somebody does: `watched(ENTRY, watchers)`."""
 
 
 class Stage(NamedTuple):

@@ -9,6 +9,7 @@ they drive whatever service they are given. `tests/worlds.py` makes what calls a
 from __future__ import annotations
 
 import random
+import threading
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from heapq import heappop, heappush
@@ -18,7 +19,7 @@ from typing import Any, TypeAlias
 from proxyless.events import Event
 from proxyless.model.codes import Code
 from proxyless.model.snapshot import NOTHING, NodeState, PickInfo, Snapshot
-from proxyless.script import ABANDONED, OK, Drain, Effect, Outcome, Rpc, Script, Send, Service, Sleep, Wait
+from proxyless.script import ABANDONED, OK, Drain, Effect, Outcome, Rpc, Script, Send, Service, Sleep, Wait, Watch
 
 START = 1000.0
 """When every story begins: not at 0, which would hide whoever takes an instant for a duration."""
@@ -53,6 +54,38 @@ class Told:
     def of(self, kind: type) -> list[Any]:
         """The events of one kind, in order."""
         return [event for event in self.events if isinstance(event, kind)]
+
+
+class Watching:
+    """A watcher that writes down what it sees of every call, a line each: `begin`, `attempt`, `attempted`, `ended`."""
+
+    def __init__(self) -> None:
+        self.lines: list[str] = []
+        self.threads: list[int] = []
+
+    def __call__(self, rpc: Rpc) -> Watch:
+        self.threads.append(threading.get_ident())
+        self.lines.append(f"begin {rpc.method}")
+        return _Watched(self.lines, rpc.now)
+
+
+class _Watched:
+    def __init__(self, lines: list[str], began: float) -> None:
+        self._lines, self._began = lines, began
+
+    def attempt(self, rpc: Rpc) -> None:
+        self._lines.append(f"attempt {rpc.node.address.removesuffix(':1')}")
+
+    def attempted(self, rpc: Rpc, began: float, outcome: Outcome) -> None:
+        self._lines.append(f"attempted {rpc.node.address.removesuffix(':1')} {_how(outcome)} {rpc.now - began:.2g}")
+
+    def ended(self, rpc: Rpc, outcome: Outcome) -> None:
+        route = rpc.route.name if hasattr(rpc, "route") else "-"
+        self._lines.append(f"ended {route} {_how(outcome)} {rpc.now - self._began:.2g}")
+
+
+def _how(outcome: Outcome) -> str:
+    return outcome.refused or ("ABANDONED" if outcome is ABANDONED else Code(outcome.code).name)
 
 
 @dataclass(frozen=True)

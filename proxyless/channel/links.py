@@ -3,20 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from typing import Any
+from weakref import WeakSet
 
-from proxyless.channel.subchannel import Subchannels
+from proxyless.channel.subchannel import Subchannels, members
 from proxyless.channel.timers import Timers
 from proxyless.script import Service
 from proxyless.state import SnapshotSlot
 
 
-@dataclass(frozen=True, slots=True, eq=False)
+@dataclass(slots=True, eq=False)
 class Links:
     """One set a mesh, shared by all of its channels.
 
-    `entry` is the head of the stack; `clock` reads monotonic seconds; `rng` draws from [0, 1); `pause`
-    sleeps in a thread.
+    `entry` is the head of the stack, of which every channel keeps a copy, for it reads it once per call; `clock`
+    reads monotonic seconds; `rng` draws from [0, 1); `pause` sleeps in a thread.
     """
 
     slot: SnapshotSlot
@@ -26,3 +28,19 @@ class Links:
     clock: Callable[[], float]
     rng: Callable[[], float]
     pause: Callable[[float], None]
+    _channels: WeakSet[Any] = field(default_factory=WeakSet)
+
+    def join(self, channel: Any) -> None:
+        """`channel` is made, and is to be told of all that concerns the mesh's channels."""
+        self._channels.add(channel)
+        channel.entry = self.entry  # again: it may have changed while the channel was made
+
+    def enter_by(self, entry: Service) -> None:
+        """Calls that are made from now on, on any channel, begin with `entry`."""
+        self.entry = entry
+        for channel in members(self._channels):
+            channel.entry = entry
+
+    def channels(self) -> list[Any]:
+        """Every channel of the mesh that is still held by somebody."""
+        return members(self._channels)

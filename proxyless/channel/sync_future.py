@@ -147,6 +147,7 @@ class CallFuture(grpc.Call, grpc.Future):  # type: ignore[type-arg]
     def __del__(self) -> None:
         # The attempt goes with us, and grpcio cancels it.
         if getattr(self, "_outcome", self) is None:
+            self._rpc.now = self._channel.clock()
             self._script.close()
 
     # -- grpc.Future

@@ -114,6 +114,7 @@ class _UnaryResponse:
         except StopIteration as stop:
             outcome: Outcome = stop.value
         except BaseException:  # an interrupt, or a misuse that grpcio reports: the node must not stay engaged
+            rpc.now = channel.clock()
             script.close()
             raise
         if outcome.code == 0:

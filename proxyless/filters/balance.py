@@ -28,9 +28,9 @@ SMALL = 64
 
 def balance(rpc: Rpc, _next: Service) -> Script[Outcome]:
     """Pick, send, and say how it went."""
-    pause = FIRST_PAUSE
-    held = False
-    """Whether this call has a place among those under way, though no attempt of it is."""
+    # held: whether this call has a place among those under way, though no attempt of it is
+    pause, held = FIRST_PAUSE, False
+    sent_at: float | None
     destination = rpc.cluster.state
     try:
         while True:
@@ -48,13 +48,14 @@ def balance(rpc: Rpc, _next: Service) -> Script[Outcome]:
             held = held and _still_held(rpc, destination)
             destination = rpc.cluster.state
             if not destination.begin(node, held):
-                if ticket:
-                    destination.probed(node, ticket, None, rpc.now)
-                return (yield from _too_many(rpc))
+                return (yield from _too_many(rpc, node, ticket))
             rpc.node = node
-            sent_at: float | None = rpc.now
+            began = sent_at = rpc.now
             outcome: Outcome = ABANDONED
+            watch = rpc.watch
             try:
+                if watch is not None:
+                    watch.attempt(rpc)
                 outcome = yield node.send
                 if outcome.open:
                     ticket, sent_at = _opened(rpc, ticket, outcome, sent_at)
@@ -69,14 +70,15 @@ def balance(rpc: Rpc, _next: Service) -> Script[Outcome]:
                 destination.ended(node, code, bool(code) and _is_local(rpc, outcome), rpc.now, ticket, held)
                 if node.feedback is not None and not outcome.refused:
                     _tell(rpc, node.feedback, outcome, sent_at)
+                if watch is not None:
+                    watch.attempted(rpc, began, outcome)
             if outcome.unsent:
                 node.unreachable(rpc.now)
             elif node.reachable_at and outcome is not ABANDONED:
                 node.reached()
             if not held:
                 return outcome
-            moved = yield from _look_again(rpc, rpc.now + pause)
-            if moved is not None:
+            if (moved := (yield from _look_again(rpc, rpc.now + pause))) is not None:
                 return moved
             pause = min(pause * 2, LONGEST_PAUSE)
     finally:
@@ -191,7 +193,9 @@ def _expired(rpc: Rpc) -> Script[Outcome]:
     )
 
 
-def _too_many(rpc: Rpc) -> Script[Outcome]:
+def _too_many(rpc: Rpc, node: NodeState, ticket: int) -> Script[Outcome]:
+    if ticket:  # the probe that it was to be is not made
+        rpc.cluster.state.probed(node, ticket, None, rpc.now)
     most = rpc.cluster.policy.limits.max_requests
     details = f"{most} requests are under way to {rpc.cluster.key} already (maxRequests)"
     return refuse(Code.UNAVAILABLE, "limit", details)

@@ -34,6 +34,22 @@ class SnapshotSlot:
         with self._lock:
             self._waiters.discard(wake)
 
+    def wait(self, holds: Callable[[], bool], timeout: float | None, clock: Callable[[], float]) -> bool:
+        """Block until a publication makes `holds()` true; False when `timeout` seconds went by first."""
+        published = threading.Event()
+        until = None if timeout is None else clock() + timeout
+        self.subscribe(published.set)
+        try:
+            while not holds():
+                left = None if until is None else until - clock()
+                if left is not None and left <= 0:
+                    return False
+                published.wait(left)
+                published.clear()
+            return True
+        finally:
+            self.unsubscribe(published.set)
+
     def renew(self) -> None:
         """In a forked child: a lock that a thread of the parent held would never be released here."""
         self._lock = threading.Lock()

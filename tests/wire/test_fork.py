@@ -16,6 +16,7 @@ import grpc
 import pytest
 
 from proxyless.protos import echo_pb2_grpc
+from tests.fakes import Watching
 from tests.wire.echo import Request, eventually
 from tests.wire.ways import Net
 
@@ -222,3 +223,17 @@ def test_a_child_closes_its_mesh(net: Net) -> None:
 
     assert in_a_child(close) == "prompt"
     assert stub.Unary(Request(message="m")).message == "m"
+
+
+def test_who_watches_calls_goes_on_in_a_child(net: Net) -> None:
+    """The child's first call wakes its mesh, and is seen like any other."""
+    net.server()
+    watching = Watching()
+    net.mesh.watch(watching)
+    stub = net.stub()
+
+    def work() -> str:
+        stub.Unary(Request(), timeout=2.5)
+        return " ".join(line.split()[0] for line in watching.lines)
+
+    assert in_a_child(work) == "begin attempt attempted ended"
