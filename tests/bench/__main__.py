@@ -33,7 +33,7 @@ def main() -> None:
 
 
 def _calls(console: Console, turns: int, count: int) -> None:
-    headings = ("variant", "client CPU us/call", "ratio", "p50 ms", "p99 ms")
+    headings = ("variant", "client CPU us/call", "ratio", "over unarmed", "p50 ms", "p99 ms")
     with servers.running() as addresses:
         sync = calls.sync(addresses, turns, count // 2)
         _print(console, "unary calls, sync, one at a time", headings, calls.rows(sync))
