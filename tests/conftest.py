@@ -10,8 +10,14 @@ from collections import Counter
 from collections.abc import Iterator
 
 import pytest
+from hypothesis import settings
 
 from tests.agent import ConsulAgent, find_consul
+
+# The same examples every time, and no limit on how long one may take: a busy machine is no failure. To hunt for new
+# ones: pytest --hypothesis-seed=random --hypothesis-profile=default.
+settings.register_profile("proxyless", deadline=None, derandomize=True, database=None)
+settings.load_profile("proxyless")
 
 
 @pytest.fixture(scope="session")
