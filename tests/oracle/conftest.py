@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+import json
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any, TypeAlias
 
 import pytest
 
+import proxyless
 from tests.oracle.envoy import Envoy, find_envoy
 from tests.oracle.fleet import Fleet
 
 StartEnvoy: TypeAlias = Callable[..., Envoy]
 StartFleet: TypeAlias = Callable[[int], Fleet]
+StartMesh: TypeAlias = Callable[..., proxyless.Mesh]
 
 
 @pytest.fixture
@@ -36,3 +39,19 @@ def start_fleet() -> Iterator[StartFleet]:
     """`start_fleet(10)`: ten endpoints that do as they are told, gone with the test."""
     with ExitStack() as running:
         yield lambda size: running.enter_context(Fleet(size))
+
+
+@pytest.fixture
+def start_mesh(tmp_path: Path) -> Iterator[StartMesh]:
+    """`start_mesh(addresses, document)`: a mesh that knows the service `web` from a file, closed with the test."""
+    with ExitStack() as running:
+
+        def start(addresses: list[str], document: Mapping[str, Any] | None = None) -> proxyless.Mesh:
+            file = tmp_path / f"mesh-{len(list(tmp_path.glob('mesh-*')))}.json"
+            endpoints = [{"address": address} for address in addresses]
+            file.write_text(json.dumps({"services": {"web": document or {}}, "endpoints": {"web": endpoints}}))
+            mesh = running.enter_context(proxyless.connect(f"file:{file}", services=["web"]))
+            assert mesh.ready("web", timeout=5.0)
+            return mesh
+
+        yield start
