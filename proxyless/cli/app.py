@@ -38,6 +38,8 @@ COMMANDS: Mapping[str, Entry] = {
     "get": Entry("get", "Print a document as it is kept, or list all of them."),
     "apply": Entry("apply", "Check documents and write them to Consul, all of them or none."),
     "delete": Entry("delete", "Delete a document; its service goes on with the defaults."),
+    "history": Entry("history", "The earlier versions of a document: who changed it, when and why."),
+    "rollback": Entry("rollback", "Put an earlier version of a document back."),
     "diff": Entry("diff", "What apply would change."),
     "validate": Entry("validate", "Check documents without any server; all findings at once."),
     "schema": Entry("schema", "The JSON Schema of the documents, for editors."),

@@ -3,20 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Annotated, Any
-
-import typer
+from typing import TYPE_CHECKING, Any
 
 from proxyless.cli import screen
 from proxyless.cli.failures import Failure
-from proxyless.cli.options import Files, Format, Output, Source
+from proxyless.cli.options import DryRun, Files, Format, Output, Source, Why
 from proxyless.cli.screen import DOUBTFUL, GOOD, QUIET
 
 if TYPE_CHECKING:
-    from proxyless.control import RawDocument
-    from proxyless.control.store import Change, KvStore
-
-DryRun = Annotated[bool, typer.Option("--dry-run", help="Check everything, write nothing.")]
+    from proxyless.control.store import Change, KvStore, Written
 
 _STYLES = {"created": GOOD, "changed": DOUBTFUL, "unchanged": QUIET}
 
@@ -24,14 +19,15 @@ _STYLES = {"created": GOOD, "changed": DOUBTFUL, "unchanged": QUIET}
 def apply(
     files: Files,
     dry_run: DryRun = False,
+    why: Why = "",
     source: Source = None,
     output: Output = Format.table,
 ) -> None:
     """Check documents and write them to Consul, all of them or none."""
-    from proxyless.cli.documents import kv
+    from proxyless.cli.documents import kept, kv
     from proxyless.cli.files import drafts, endpoint_names
     from proxyless.cli.review import beside, review
-    from proxyless.control.store import NEW, Change
+    from proxyless.control.store import NEW, Change, Written
 
     with kv(source, "applied") as store:
         given = drafts(files)
@@ -47,32 +43,39 @@ def apply(
         if not given:
             raise Failure("there is no document in these files, so nothing was written")
         changes = [
-            Change(draft.key, draft.text, there[draft.key].version if draft.key in there else NEW)
+            Change(draft.key, draft.text, there[draft.key].version if draft.key in there else NEW, before)
             for draft in given
-            if draft.text != _kept(there.get(draft.key))
+            if draft.text != (before := kept(there.get(draft.key)))
         ]
-        written: Mapping[str, str] = {}
+        done = Written({})
         if changes and not dry_run:
-            written = write(store, changes, beside([change.key for change in changes], there, found.values))
-        before = {change.key: change.version for change in changes}
+            done = write(store, changes, beside([change.key for change in changes], there, found.values), why)
+        changed = {change.key: change.version for change in changes}
         results = [
             {
                 "document": draft.key,
                 "file": str(draft.path),
-                "action": {None: "unchanged", NEW: "created"}.get(before.get(draft.key), "changed"),
-                "version": written.get(draft.key) if draft.key in before else there[draft.key].version,
+                "action": {None: "unchanged", NEW: "created"}.get(changed.get(draft.key), "changed"),
+                "version": done.versions.get(draft.key) if draft.key in changed else there[draft.key].version,
             }
             for draft in given
         ]
-    _tell(results, dry_run=dry_run, output=output)
+    _tell(results, done.unrecorded, dry_run=dry_run, output=output)
 
 
-def write(store: KvStore, changes: Sequence[Change], beside: Mapping[str, str]) -> Mapping[str, str]:
-    """Write; what Consul has against it becomes a Failure that says what to do."""
+def write(
+    store: KvStore,
+    changes: Sequence[Change],
+    beside: Mapping[str, str],
+    why: str = "",
+    restores: int | None = None,
+) -> Written:
+    """Write and record; what Consul has against it becomes a Failure that says what to do."""
+    from proxyless.cli.signature import signature
     from proxyless.control.store import Conflict, TooMuch
 
     try:
-        return store.write(changes, beside)
+        written = store.write(changes, beside, signature(why, restores))
     except Conflict as conflict:
         raise Failure(
             f"{' and '.join(conflict.keys) or 'one of the documents'} was changed by somebody else "
@@ -81,17 +84,14 @@ def write(store: KvStore, changes: Sequence[Change], beside: Mapping[str, str]) 
         ) from None
     except TooMuch as much:
         raise Failure(str(much)) from None
+    if written.unrecorded:
+        screen.note(f"it is done, but not in the history: {written.unrecorded}")
+    return written
 
 
-def _kept(raw: RawDocument | None) -> bytes | None:
-    if raw is None:
-        return None
-    return raw.text.encode() if isinstance(raw.text, str) else raw.text
-
-
-def _tell(results: list[dict[str, Any]], *, dry_run: bool, output: Format) -> None:
+def _tell(results: list[dict[str, Any]], unrecorded: str, *, dry_run: bool, output: Format) -> None:
     if output is Format.json:
-        screen.as_json({"dry_run": dry_run, "documents": results})
+        screen.as_json({"dry_run": dry_run, "documents": results, "unrecorded": unrecorded or None})
         return
     width = max(len(one["document"]) for one in results)
     for one in results:

@@ -9,16 +9,16 @@ import typer
 
 from proxyless.cli import screen
 from proxyless.cli.failures import Failure, Misuse
-from proxyless.cli.options import Format, Output, Source, Which
-from proxyless.cli.screen import GOOD
+from proxyless.cli.options import Format, Output, Source, Which, Why
+from proxyless.cli.screen import GOOD, QUIET
 
 Yes = Annotated[bool, typer.Option("--yes", "-y", help="Don't ask.")]
 
 
-def delete(which: Which, yes: Yes = False, source: Source = None, output: Output = Format.table) -> None:
+def delete(which: Which, yes: Yes = False, why: Why = "", source: Source = None, output: Output = Format.table) -> None:
     """Delete a document; its service goes on with the defaults."""
     from proxyless.cli.apply import write
-    from proxyless.cli.documents import key_of, kv, missing
+    from proxyless.cli.documents import kept, key_of, kv, missing
     from proxyless.cli.review import beside, broken_by_deleting
     from proxyless.control.store import Change
 
@@ -34,11 +34,15 @@ def delete(which: Which, yes: Yes = False, source: Source = None, output: Output
         version = there[key].version
         if not yes:
             _ask(which, key, version, store.name)
-        write(store, [Change(key, None, version)], beside([key], there, {}))
+        change = Change(key, None, version, kept(there[key]))
+        written = write(store, [change], beside([key], there, {}), why)
     if output is Format.json:
-        screen.as_json({"document": key, "action": "deleted", "version": version})
+        unrecorded = written.unrecorded or None
+        screen.as_json({"document": key, "action": "deleted", "version": version, "unrecorded": unrecorded})
     else:
         screen.line(f"{key}   ", ("deleted", GOOD), f" (it was version {version})")
+        if not written.unrecorded:
+            screen.line((f"to take that back: proxyless rollback {which}", QUIET))
 
 
 def _ask(which: str, key: str, version: str, name: str) -> None:

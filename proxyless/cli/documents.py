@@ -45,6 +45,13 @@ def _open(where: Address) -> Iterator[KvStore]:
             raise unreachable(where, str(silent)) from None
 
 
+def kept(raw: RawDocument | None) -> bytes | None:
+    """The text of a document as it is there; None where there is none."""
+    if raw is None:
+        return None
+    return raw.text.encode() if isinstance(raw.text, str) else raw.text
+
+
 def stored(source: str | None) -> tuple[str, Mapping[str, RawDocument]]:
     """The name of the source, and its documents by key, each with its text."""
     where = address(source)

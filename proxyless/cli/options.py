@@ -44,6 +44,10 @@ Labels: TypeAlias = Annotated[
 OneService: TypeAlias = Annotated[
     str | None, typer.Argument(metavar="[SERVICE]", help="Only this one; else every one that has a document.")
 ]
+DryRun: TypeAlias = Annotated[bool, typer.Option("--dry-run", help="Check everything, write nothing.")]
+Why: TypeAlias = Annotated[
+    str, typer.Option("--message", "-m", metavar="WHY", help="Why, for whoever reads the history later.")
+]
 Which: TypeAlias = Annotated[str, typer.Argument(metavar="SERVICE|mesh", help="Whose document.")]
 
 

@@ -55,6 +55,7 @@ def environment(consul: ConsulAgent) -> Iterator[dict[str, str]]:
             **environ,
             "PROXYLESS_SOURCE": f"consul://{consul.address}?snapshot=off",
             "PYTHONPATH": str(CHECKOUT),
+            "PYTHONFAULTHANDLER": "1",
         }
         for entry in consul.health("echo"):
             consul.deregister(entry["Service"]["ID"])
