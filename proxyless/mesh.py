@@ -28,6 +28,7 @@ from proxyless.control.cache import Cache, Saver
 from proxyless.control.compiler import Compiler
 from proxyless.control.loop import Loop
 from proxyless.control.sources import Factory, default_url, factory
+from proxyless.control.standing import Here, client_number
 from proxyless.errors import ConfigError
 from proxyless.events import Observer, Suspicious, emitter, log_event, of_destination
 from proxyless.model.findings import Invalid
@@ -136,7 +137,8 @@ class Mesh:
     def _start(self, version: int) -> None:
         source, cache = self._make_source()
         disabled = frozenset(os.environ.get("PROXYLESS_DISABLE", "").replace(" ", "").split(","))
-        compiler = Compiler(self._nodes, compose, self._balancers, self.labels, self._dice.random, disabled)
+        here = Here(self.locality, self.labels, client_number(os.environ, self._dice.random))
+        compiler = Compiler(self._nodes, compose, self._balancers, here, self._dice.random, disabled)
         self._source = source
         self._cache: Cache | None = cache
         self._loop = loop = Loop(source, compiler, self._publish, self._emit, self._clock, version)

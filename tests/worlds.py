@@ -12,12 +12,13 @@ from typing import Any
 
 from proxyless.control.compiler import Compiled, Compiler, World
 from proxyless.control.dialects import DIALECTS
+from proxyless.control.standing import Here
 from proxyless.control.syntax import parse
 from proxyless.model.codes import Code
 from proxyless.model.documents import MeshDocument, ServiceDocument
 from proxyless.model.routes import RetryPolicy, Route
 from proxyless.model.snapshot import Cluster, ClusterKey, Picker, PlannedRoute, Snapshot
-from proxyless.model.topology import Endpoint, Watched
+from proxyless.model.topology import NOWHERE, Endpoint, Locality, Watched
 from proxyless.model.traffic import DEFAULTS
 from proxyless.policy.balancers import BALANCERS
 from proxyless.policy.fault import Faults
@@ -107,7 +108,14 @@ class Known:
     `endpoints` maps a service to its endpoints, a bare address standing for one without labels.
     """
 
-    def __init__(self, *, labels: Mapping[str, str] | None = None, seed: int = 1) -> None:
+    def __init__(
+        self,
+        *,
+        labels: Mapping[str, str] | None = None,
+        locality: Locality = NOWHERE,
+        client: int = 0,
+        seed: int = 1,
+    ) -> None:
         self.now = START
         self.told: list[tuple[str, str, str]] = []
         self.nodes = Nodes(Send, self._tell, lambda: self.now)
@@ -117,7 +125,7 @@ class Known:
         self.rejected: dict[str, str] = {}
         self._version = 0
         dice = random.Random(seed).random
-        self._compiler = Compiler(self.nodes, compose, BALANCERS, labels or {}, dice)
+        self._compiler = Compiler(self.nodes, compose, BALANCERS, Here(locality, labels or {}, client), dice)
 
     def _tell(self, what: str, _key: ClusterKey, address: str, why: str) -> None:
         self.told.append((what, address, why))

@@ -15,6 +15,7 @@ from proxyless.cli.files import Draft, Located, located
 from proxyless.control import MESH_KEY, SERVICES, RawDocument
 from proxyless.control.compiler import Compiler, World
 from proxyless.control.dialects import decode
+from proxyless.control.standing import Here
 from proxyless.model.documents import MeshDocument, ServiceDocument, Subset
 from proxyless.model.findings import Finding
 from proxyless.policy.balancers import BALANCERS
@@ -167,7 +168,7 @@ def _check(values: Mapping[str, Value]) -> Mapping[str, Sequence[Finding]]:
         registry=_NOTHING,
         compose=_never,
         balancers={**BALANCERS, **named},
-        labels={},
+        here=Here(),
         rng=random.random,
     )
     return compiler.compile(world, 0).findings

@@ -8,29 +8,30 @@ picker keeps its place in the turn, and one changed endpoint costs nothing to th
 from __future__ import annotations
 
 import difflib
-import json
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 from proxyless.control import SERVICES
-from proxyless.control.bexpr import compile_filter
-from proxyless.model.documents import MeshDocument, ServiceDocument, Subset
+from proxyless.control.standing import Here, Spot, Standing
+from proxyless.model.documents import MeshDocument, ServiceDocument
 from proxyless.model.findings import Finding
 from proxyless.model.routes import RateLimit, RetryPolicy, Route, Split
 from proxyless.model.snapshot import (
     Cluster,
     ClusterKey,
     DestinationState,
+    Picker,
     PlannedRoute,
     ServiceTable,
     Snapshot,
 )
 from proxyless.model.topology import Endpoint, Watched
-from proxyless.model.traffic import DEFAULTS, TrafficPolicy, overlay, settled
+from proxyless.model.traffic import DEFAULTS, LOCALITY, TrafficPolicy, overlay, settled
 from proxyless.policy.balancers import Balancer
 from proxyless.policy.fault import Faults
 from proxyless.policy.headers import editor
+from proxyless.policy.locality import Ladder, Rung
 from proxyless.policy.matcher import Matcher
 from proxyless.policy.retriable import judge
 from proxyless.policy.split import shares, splitter
@@ -84,7 +85,7 @@ class Compiler:
         registry: Registry,
         compose: Callable[[PlannedRoute], Any],
         balancers: Mapping[str, Balancer],
-        labels: Mapping[str, str],
+        here: Here,
         rng: Callable[[], float],
         disabled: frozenset[str] = frozenset(),
     ) -> None:
@@ -92,7 +93,8 @@ class Compiler:
         self._disabled = disabled
         self._compose = compose
         self._balancers = balancers
-        self._labels = labels
+        self.here = here
+        """Where this process runs; what is compiled after it was changed goes by it."""
         self._rng = rng
         self._clusters: dict[ClusterKey, tuple[tuple[Any, ...], Cluster]] = {}
         self._tables: dict[str, tuple[tuple[Any, ...], ServiceTable]] = {}
@@ -177,21 +179,40 @@ class Compiler:
         discovery = document.discovery
         watched = Watched(discovery.service or key.service, discovery.datacenter or "")
         endpoints = world.endpoints.get(watched)
-        inputs = (endpoints, discovery, subset, policy)
+        inputs = (endpoints, discovery, subset, policy, self.here)
         last = self._clusters.get(key)
         if last is not None and last[0][0] is endpoints and last[0][1:] == inputs[1:]:
             return last
-        members = select(endpoints or (), discovery.only_passing, discovery.filter, subset)
-        nodes = [self._registry.node(key, endpoint) for endpoint in members]
-        weights = [endpoint.effective_weight for endpoint in members]
-        balancer = self._balancers[policy.load_balancer.policy]
+        standing = Standing([endpoints or ()], discovery, subset, policy, self.here)
+        spots = standing.spots()
+        places = [[self._registry.node(key, endpoint) for endpoint in spot.members] for spot in spots]
+        nodes = [node for place in places for node in place]
         if last is not None and last[1].policy.load_balancer != policy.load_balancer:
             for node in nodes:  # what one balancer wants to know of its nodes, another does not pay for
                 node.feedback = None
-        picker = balancer(nodes, weights, policy.load_balancer, self._rng)
         state = self._registry.destination(key, policy, nodes)
-        cluster = Cluster(key, watched, policy, nodes, weights, picker, state, known=endpoints is not None)
-        return inputs, cluster
+        picker = self._picker(spots, places, policy, state)
+        weights = [endpoint.effective_weight for spot in spots for endpoint in spot.members]
+        known = endpoints is not None
+        return inputs, Cluster(key, watched, policy, nodes, weights, picker, state, known, standing.left_out)
+
+    def _picker(
+        self, spots: Sequence[Spot], places: Sequence[Sequence[Any]], policy: TrafficPolicy, state: DestinationState
+    ) -> Picker:
+        """The balancer's picker; where there are several places, one for each and the ladder over them."""
+        balancer = self._balancers[policy.load_balancer.policy]
+        rungs = []
+        for spot, nodes in zip(spots, places, strict=True):
+            weights = [endpoint.effective_weight for endpoint in spot.members]
+            picker = balancer(nodes, weights, policy.load_balancer, self._rng)
+            place = spot.place
+            rungs.append(Rung(place.priority, place.weight, place.name, nodes, weights, picker, spot.absent))
+        if len(rungs) == 1:
+            return rungs[0].picker
+        locality = policy.locality or LOCALITY
+        ladder = Ladder(rungs, round(100 * locality.overprovisioning), locality.panic_threshold)
+        state.watch(ladder)
+        return ladder
 
     # -- routes
 
@@ -220,7 +241,7 @@ class Compiler:
         planned = PlannedRoute(
             name=name,
             route=route,
-            matcher=Matcher(route.match, self._labels),
+            matcher=Matcher(route.match, self.here.labels),
             choose=splitter(weights),
             clusters=[clusters[key] for key in destinations(service, route)],
             shares=shares(weights),
@@ -241,28 +262,3 @@ def destinations(service: str, route: Route) -> list[ClusterKey]:
     if route.direct_response is not None:
         return []
     return [ClusterKey(split.service or service, split.subset or "") for split in route.split or (Split(),)]
-
-
-def select(endpoints: Sequence[Endpoint], only_passing: bool, filter_: str, subset: Subset | None) -> list[Endpoint]:
-    """The endpoints that may be called: healthy enough, weighing something, and in the subset."""
-    members = [
-        endpoint
-        for endpoint in endpoints
-        if endpoint.effective_weight > 0 and (endpoint.status == "passing" or not only_passing)
-    ]
-    wanted = subset.labels if subset is not None else {}
-    if wanted:
-        pairs = tuple(wanted.items())
-        members = [e for e in members if all(e.labels.get(key) == value for key, value in pairs)]
-    filters = [compile_filter(text) for text in (filter_, subset.filter if subset else "") if text]
-    if filters:
-        members = [e for e in members if _passes(e, filters)]
-    return members
-
-
-def _passes(endpoint: Endpoint, filters: Sequence[Callable[[Mapping[str, Any]], bool]]) -> bool:
-    try:
-        entry = json.loads(endpoint.entry) if endpoint.entry else {}
-    except (ValueError, RecursionError):
-        return False  # a source of somebody else's wrote it
-    return isinstance(entry, dict) and all(passes(entry) for passes in filters)

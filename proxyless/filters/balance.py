@@ -35,16 +35,16 @@ def balance(rpc: Rpc, _next: Service) -> Script[Outcome]:
     try:
         while True:
             node = rpc.cluster.picker.pick(rpc)
+            ticket = 0
+            if node is not None and (node.outlier.out or node.reachable_at or rpc.tried is not None):
+                node, ticket = _choose(rpc, node)
             if node is None:
-                refusal = yield from _no_endpoints(rpc)
-                if refusal is not None:
+                if (refusal := (yield from _no_endpoints(rpc))) is not None:
                     return refusal
                 continue
             if rpc.deadline is not None and rpc.deadline <= rpc.now:
+                _give_back(rpc, node, ticket)
                 return (yield from _expired(rpc))
-            ticket = 0
-            if node.outlier.out or node.reachable_at or rpc.tried is not None:
-                node, ticket = _choose(rpc, node)
             held = held and _still_held(rpc, destination)
             destination = rpc.cluster.state
             if not destination.begin(node, held):
@@ -75,7 +75,7 @@ def balance(rpc: Rpc, _next: Service) -> Script[Outcome]:
             if outcome.unsent:
                 node.unreachable(rpc.now)
             elif node.reachable_at and outcome is not ABANDONED:
-                node.reached()
+                node.reached(rpc.now)
             if not held:
                 return outcome
             if (moved := (yield from _look_again(rpc, rpc.now + pause))) is not None:
@@ -146,12 +146,16 @@ def _suits(rpc: Rpc, node: NodeState) -> int | None:
     return rpc.cluster.state.probe(node, rpc.now) if node.outlier.out else 0
 
 
-def _choose(rpc: Rpc, node: NodeState) -> tuple[NodeState, int]:
+def _choose(rpc: Rpc, node: NodeState) -> tuple[NodeState | None, int]:
     """`node` if it suits, else one that does.
 
     Where none suits, one in rotation is better than one that is ejected (a retry on the node that has just failed
-    may succeed), one that this call has not tried yet is better, and any is better than none.
+    may succeed), one that this call has not tried yet is better, and any is better than none; but where there is to
+    be no panic, nobody who is ejected is called.
     """
+    if rpc.tried is not None and rpc.route.retry.remote_localities:
+        elsewhere = getattr(rpc.cluster.picker, "elsewhere", None)
+        node = (elsewhere is not None and elsewhere(rpc, rpc.tried)) or node
     ticket = _suits(rpc, node)
     if ticket is not None:
         return node, ticket
@@ -164,6 +168,8 @@ def _choose(rpc: Rpc, node: NodeState) -> tuple[NodeState, int]:
             return other, ticket
         if rank and (second := _rank(rpc, other)) < rank:
             best, rank = other, second
+    if best.outlier.out and (locality := rpc.cluster.policy.locality) is not None and not locality.panic_threshold:
+        return None, 0
     return best, 0
 
 
@@ -193,9 +199,14 @@ def _expired(rpc: Rpc) -> Script[Outcome]:
     )
 
 
-def _too_many(rpc: Rpc, node: NodeState, ticket: int) -> Script[Outcome]:
-    if ticket:  # the probe that it was to be is not made
+def _give_back(rpc: Rpc, node: NodeState, ticket: int) -> None:
+    """The probe that this attempt was to be is not made."""
+    if ticket:
         rpc.cluster.state.probed(node, ticket, None, rpc.now)
+
+
+def _too_many(rpc: Rpc, node: NodeState, ticket: int) -> Script[Outcome]:
+    _give_back(rpc, node, ticket)
     most = rpc.cluster.policy.limits.max_requests
     details = f"{most} requests are under way to {rpc.cluster.key} already (maxRequests)"
     return refuse(Code.UNAVAILABLE, "limit", details)
@@ -212,11 +223,16 @@ def _no_endpoints(rpc: Rpc) -> Script[Outcome | None]:
         details = f"{most} requests wait for an endpoint of {cluster.key} already (maxPendingRequests)"
         outcome = yield from refuse(Code.UNAVAILABLE, "limit", details)
         return outcome
+    until = rpc.deadline
+    if cluster.nodes:  # all are ejected, and each for a time
+        until = rpc.now + LONGEST_PAUSE if until is None else min(until, rpc.now + LONGEST_PAUSE)
     try:
-        newer = yield from wait(rpc.snapshot.version, rpc.deadline)
+        newer = yield from wait(rpc.snapshot.version, until)
     finally:
         cluster.state.unqueue()
     if newer is None:
+        if cluster.nodes and (rpc.deadline is None or rpc.now < rpc.deadline):
+            return None
         if rpc.wait_for_ready and cluster.known:
             return (yield from _expired(rpc))
         outcome = yield from refuse(
@@ -230,6 +246,11 @@ def _why_none(rpc: Rpc) -> str:
     cluster = rpc.cluster
     if not cluster.known:
         return f"the source has not said yet where {cluster.key} runs (asked by route {rpc.route.name})"
+    if cluster.nodes:
+        return (
+            f"all {len(cluster.nodes)} endpoints of {cluster.key} are ejected or unreachable, and no panic is to call "
+            f"them (locality.panicThreshold: 0); see `proxyless endpoints {cluster.key.service}`"
+        )
     return (
         f"{cluster.key} has no endpoint that may be called (route {rpc.route.name} of {rpc.service}, "
         f"watched as {cluster.watched}); see `proxyless endpoints {cluster.key.service}`"

@@ -55,7 +55,7 @@ def retry(rpc: Rpc, next: Service) -> Script[Outcome]:
             if not destination.withdraw(rpc.now):
                 return outcome
             retrying = True
-            if policy.previous_hosts == "avoid":
+            if policy.previous_hosts == "avoid" or policy.remote_localities:
                 rpc.tried = (*(rpc.tried or ()), rpc.node)
             # "grpc-previous-rpc-attempts: N", absent on the first - gRFC A6
             rpc.metadata = (*(metadata or ()), ("grpc-previous-rpc-attempts", str(failed)))

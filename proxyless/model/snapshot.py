@@ -6,7 +6,7 @@ swapped: routes, clusters, pickers and the state of their nodes are always of on
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple, Protocol
 
@@ -64,6 +64,8 @@ class NodeState(Protocol):
     """Where its balancer wants to know how attempts end: set by the balancer, and gone with it."""
     reachable_at: float
     """0 while it can be connected; else the instant before which nobody should try."""
+    since: float
+    """The instant from which it has been there, and well."""
     send: Any
     """The `Send` effect for this node, made once."""
 
@@ -74,7 +76,7 @@ class NodeState(Protocol):
     def probe(self, now: float) -> bool:
         """Whether the caller may be the one who finds out if it can be connected again."""
 
-    def reached(self) -> None:
+    def reached(self, now: float) -> None:
         """It was connected."""
 
     def unreachable(self, now: float) -> None:
@@ -120,6 +122,9 @@ class DestinationState(Protocol):
     def judge(self, ticket: int, ok: bool | None, now: float) -> None:
         """How the call with this ticket ended; None if nobody knows."""
 
+    def watch(self, ladder: Any) -> None:
+        """Keep a `policy.locality.Ladder` told which of its nodes are well."""
+
     def probe(self, node: Any, now: float) -> int | None:
         """May a request go to this ejected node? None: no. Else the ticket for `probed` (0: it is back)."""
 
@@ -135,6 +140,9 @@ class OutlierState(Protocol):
 
     out: bool
     """Ejected or on probation: not to be picked like the others."""
+    ejected_until: float
+    ticket: int
+    """Of the probe under way; 0 when there is none."""
 
     def state(self, now: float) -> str:
         """healthy, ejected or probing."""
@@ -187,6 +195,8 @@ class Cluster:
     picker: Picker
     state: DestinationState
     known: bool = True
+    left_out: Callable[[], Iterable[tuple[Endpoint, str]]] = tuple
+    """Endpoints that are known and no members, with the reason: asked for when somebody wants to see it."""
 
     @property
     def connection(self) -> Connection:

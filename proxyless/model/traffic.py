@@ -7,15 +7,13 @@ holds it any more, which is why the types do not speak of it.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass, fields, is_dataclass
 from typing import Annotated, Any, Literal, TypeVar
 
-from proxyless.model.quantities import STRICT, AtMost, Between, Checked, Duration, Long, Name, Percent, Weight
+from proxyless.model.localities import UNSET, LocalityPolicy
+from proxyless.model.quantities import STRICT, Between, Checked, Duration, Long, Name, Percent
 
 T = TypeVar("T")
-
-UNSET: Any = None
 
 Count = Annotated[int, Between(0, 1_000_000)]
 Positive = Annotated[int, Between(1, 1_000_000)]
@@ -49,37 +47,6 @@ class LoadBalancer(Checked):
     minimum_ring_size: Annotated[int, Between(1, 65536)] = UNSET
     maximum_ring_size: Annotated[int, Between(1, 65536)] = UNSET
     table_size: Annotated[int, Between(2, 5_000_011)] = UNSET
-
-
-@dataclass(frozen=True, slots=True)
-class Distribute:
-    """Callers in `from` spread over localities by these weights (Istio localityLbSetting)."""
-
-    __pydantic_config__ = STRICT | {"alias_generator": lambda name: name.rstrip("_")}
-    from_: Annotated[str, AtMost(256)]
-    to: Annotated[Mapping[str, Weight], AtMost(64)]
-
-
-@dataclass(frozen=True, slots=True)
-class Failover:
-    """Where callers in region `from` go when their own can't hold."""
-
-    __pydantic_config__ = STRICT | {"alias_generator": lambda name: name.rstrip("_")}
-    from_: Annotated[str, AtMost(256)]
-    to: Annotated[str, AtMost(256)]
-
-
-@dataclass(frozen=True, slots=True)
-class LocalityPolicy(Checked):
-    """Zone affinity, spill-over and panic (Envoy priorities, Istio localityLbSetting)."""
-
-    __pydantic_config__ = STRICT
-    enabled: bool = UNSET
-    distribute: Annotated[tuple[Distribute, ...], AtMost(64)] = UNSET
-    failover: Annotated[tuple[Failover, ...], AtMost(64)] = UNSET
-    failover_priority: Annotated[tuple[str, ...], AtMost(16)] = UNSET
-    overprovisioning: Annotated[float, Between(1, 100)] = UNSET
-    panic_threshold: Percent = UNSET
 
 
 @dataclass(frozen=True, slots=True)
@@ -227,6 +194,10 @@ DEFAULTS = TrafficPolicy(
 
 SUCCESS_RATE = SuccessRate(minimum_hosts=5, request_volume=100, stdev_factor=1.9)
 FAILURE_PERCENTAGE = FailurePercentage(threshold=85.0, minimum_hosts=5, request_volume=50)
+LOCALITY = LocalityPolicy(
+    enabled=True, distribute=(), failover=(), failover_priority=(), overprovisioning=1.4, panic_threshold=50.0
+)
+SLOW_START = SlowStart(window=Duration(0), aggression=1.0, min_weight_percent=10.0)
 CIRCUIT_BREAKER = CircuitBreaker(
     failure_rate=50.0,
     minimum_requests=20,
@@ -249,7 +220,17 @@ def settled(policy: TrafficPolicy) -> TrafficPolicy:
         ),
     )
     completed = overlay(CIRCUIT_BREAKER, breaker) if breaker is not None else None
-    return overlay(policy, TrafficPolicy(outlier_detection=outliers, circuit_breaker=completed))
+    locality, slow = policy.locality, policy.load_balancer.slow_start
+    balancer = LoadBalancer(slow_start=overlay(SLOW_START, slow) if slow is not None else None)
+    return overlay(
+        policy,
+        TrafficPolicy(
+            load_balancer=balancer,
+            locality=overlay(LOCALITY, locality) if locality is not None else None,
+            outlier_detection=outliers,
+            circuit_breaker=completed,
+        ),
+    )
 
 
 def overlay(base: T, *over: T | None) -> T:

@@ -173,7 +173,7 @@ class Detector:
         self.due_at = max(now, self.ticked_at + settings.interval)
         for host in self._hosts:
             host.settings = settings
-        if not _can_eject(settings):
+        if not can_eject(settings):
             self.release(now)
 
     def release(self, now: float) -> None:
@@ -322,7 +322,7 @@ def _worst_first(rates: list[tuple[float, Outlier]]) -> list[Outlier]:
     return [host for _, host in sorted(rates, key=lambda rate: rate[0])]
 
 
-def _can_eject(settings: OutlierDetection) -> bool:
+def can_eject(settings: OutlierDetection) -> bool:
     """Whether any rule is left that ejects."""
     local = settings.split_external_local_origin_errors and settings.consecutive_local_origin_failures
     consecutive = settings.consecutive5xx or settings.consecutive_gateway_errors or local

@@ -5,13 +5,15 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Sequence
 from typing import Any, TypeAlias
+from weakref import WeakSet
 
 from proxyless.model.codes import SERVER_ERRORS
 from proxyless.model.snapshot import ClusterKey, Feedback, Result
-from proxyless.model.traffic import TrafficPolicy
+from proxyless.model.traffic import LOCALITY, TrafficPolicy
 from proxyless.policy.breaker import Breaker
 from proxyless.policy.budget import RetryBudget
 from proxyless.policy.limits import Limits
+from proxyless.policy.locality import Ladder
 from proxyless.policy.outlier import EJECTED, HEALTHY, Detector
 from proxyless.policy.panic import Panic
 from proxyless.state.node import Node
@@ -28,12 +30,14 @@ class DestinationState:
         "_budget",
         "_detector",
         "_key",
+        "_ladders",
         "_limits",
         "_lock",
         "_members",
         "_nodes",
         "_panic",
         "_policy",
+        "_sick",
         "_tell",
         "denied",
         "refused",
@@ -48,6 +52,10 @@ class DestinationState:
         self._lock = lock or threading.Lock()
         self._policy = policy
         self._nodes: dict[Any, Node] = {}
+        self._sick: set[Node] = set()
+        """Members that are ejected, on probation or unreachable."""
+        self._ladders: WeakSet[Ladder] = WeakSet()
+        """Whom to tell when that changes: the present snapshot's, and earlier ones' while calls hold them."""
         self._members: Sequence[Node] = ()
         self._budget = _budget(policy)
         self._detector = Detector(policy.outlier_detection, now)
@@ -73,8 +81,43 @@ class DestinationState:
                 self._members = nodes
                 self._nodes = {node.outlier: node for node in nodes}
                 self._detector.adopt(list(self._nodes))
+                for node in nodes:
+                    node.on_health = self._health
             if policy.outlier_detection != before.outlier_detection:
                 self._detector.configure(policy.outlier_detection, now)
+            self._sick = {node for node in nodes if node.sick}
+            for ladder in self._ladders:
+                ladder.settle(self._sick)
+
+    def watch(self, ladder: Ladder) -> None:
+        """Keep `ladder` told who is well, as long as anybody has it."""
+        with self._lock:
+            self._ladders.add(ladder)
+            ladder.settle(self._sick)
+
+    # -- health
+
+    def _health(self, node: Node) -> None:
+        """A member fell sick or got well. Under the lock."""
+        if node.outlier not in self._nodes:
+            return
+        sick = node.sick
+        (self._sick.add if sick else self._sick.discard)(node)
+        for ladder in self._ladders:
+            ladder.changed(node, sick)
+
+    def _panics(self, node: Node) -> bool:
+        """Whether an ejected member is to be called: too few are well, or those who are fail too. Under the lock.
+
+        With priorities each has a panic of its own; without them all members are one.
+        """
+        if self._panic.on:
+            return True
+        if self._ladders:
+            return any(ladder.panics(node) for ladder in self._ladders)
+        threshold = (self._policy.locality or LOCALITY).panic_threshold
+        size = len(self._nodes)
+        return 100 * (size - len(self._sick)) < threshold * size
 
     # -- retries
 
@@ -213,19 +256,24 @@ class DestinationState:
         if now >= detector.due_at:
             self._panic.tick()
             ejected += [(self._nodes[outlier], reason) for outlier, reason in detector.tick(now)]
+        for gone, _ in ejected:
+            self._health(gone)
         return ejected
 
     def probe(self, node: Node, now: float) -> int | None:
         """May a request go to this ejected node? None: no. Else the ticket for `probed` (0: no probe)."""
         with self._lock:
             ticket = node.outlier.admit(now)
-            return 0 if ticket is None and self._panic.on else ticket
+            return 0 if ticket is None and self._panics(node) else ticket
 
     def probed(self, node: Node, ticket: int, code: int | None, now: float) -> None:
         """How the probe with this ticket ended; None if nobody knows."""
         with self._lock:
             was_out = node.outlier.out
             state = self._detector.probed(node.outlier, ticket, code, now)
+            if was_out and state == HEALTHY:
+                node.since = now
+            self._health(node)
         if was_out and state == HEALTHY:
             self._tell("readmitted", self._key, node.address, "its probes succeeded")
         elif state == EJECTED and code:
@@ -245,7 +293,8 @@ class DestinationState:
                 "pending": self._limits.pending.used,
                 "refused": self.refused,
                 "ejected": self._detector.out,
-                "panic": self._panic.on,
+                "unhealthy": len(self._sick),
+                "panic": any(self._panics(node) for node in self._sick),
             }
 
     def renew(self, lock: threading.Lock) -> None:

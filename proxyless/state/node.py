@@ -28,12 +28,14 @@ class Node:
         "feedback",
         "inflight",
         "lock",
+        "on_health",
         "on_idle",
         "outlier",
         "reachable_at",
         "refusals",
         "retired",
         "send",
+        "since",
     )
 
     def __init__(
@@ -42,6 +44,7 @@ class Node:
         endpoint: Endpoint,
         make_send: Callable[[Node], object],
         lock: threading.Lock | None = None,
+        now: float = 0.0,
     ) -> None:
         self.cluster = cluster
         self.endpoint = endpoint
@@ -54,6 +57,10 @@ class Node:
         self.feedback: Feedback | None = None
         self.retired = False
         self.on_idle: Callable[[Node], None] | None = None
+        self.on_health: Callable[[Node], None] | None = None
+        """Told, under the lock, when it fell sick or got well."""
+        self.since = now
+        """The instant from which it has been there, and well: what slow start counts from."""
         self.outlier = Outlier(DEFAULTS.outlier_detection)
         """What outlier detection remembers of it."""
         self.lock = lock or threading.Lock()
@@ -64,6 +71,8 @@ class Node:
         with self.lock:
             self.refusals += 1
             self.reachable_at = now + pause(self.refusals)
+            if self.on_health is not None:
+                self.on_health(self)
 
     def probe(self, now: float) -> bool:
         """Whether the caller may be the one who finds out if it can be connected again."""
@@ -73,11 +82,21 @@ class Node:
             self.reachable_at = now + PROBE
             return True
 
-    def reached(self) -> None:
+    def reached(self, now: float) -> None:
         """It was connected: it takes part again."""
         with self.lock:
+            if not self.reachable_at:
+                return
             self.refusals = 0
             self.reachable_at = 0.0
+            self.since = now
+            if self.on_health is not None:
+                self.on_health(self)
+
+    @property
+    def sick(self) -> bool:
+        """Whether calls should rather go to another: it is ejected, on probation, or could not be connected."""
+        return self.outlier.out or self.reachable_at > 0
 
     def retire(self, on_idle: Callable[[Node], None]) -> None:
         """No snapshot names this node any more: call `on_idle` once, as soon as nothing is under way on it."""

@@ -54,7 +54,7 @@ class Nodes:
         key = (cluster, endpoint.address)
         node = self._nodes.get(key)
         if node is None:
-            node = self._nodes[key] = Node(cluster, endpoint, self._make_send, self._locks[cluster])
+            node = self._nodes[key] = Node(cluster, endpoint, self._make_send, self._locks[cluster], self._clock())
             self._addresses[endpoint.address] += 1
         elif node.endpoint is not endpoint:
             node.endpoint = endpoint

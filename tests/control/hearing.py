@@ -9,6 +9,7 @@ from typing import Any
 from proxyless.control import SERVICES, RawDocument, Sink
 from proxyless.control.compiler import Compiler
 from proxyless.control.loop import Loop
+from proxyless.control.standing import Here
 from proxyless.model.snapshot import Snapshot
 from proxyless.model.topology import Endpoint, Watched
 from proxyless.policy.balancers import BALANCERS
@@ -63,7 +64,7 @@ class Hearing:
         self.source, self.clock, self.told = Spoken(), FakeClock(), Told()
         self.nodes = Nodes(Send, lambda *_told: None, self.clock)
         self.published: list[Snapshot] = []
-        self.compiler = Compiler(self.nodes, compose, BALANCERS, {}, random.Random(1).random)
+        self.compiler = Compiler(self.nodes, compose, BALANCERS, Here(), random.Random(1).random)
         self.loop = Loop(self.source, self.compiler, self.published.append, self.told, self.clock)
         self.source.start(self.loop)
         self.said: dict[str, RawDocument] = {}

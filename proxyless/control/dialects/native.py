@@ -31,15 +31,11 @@ NOT_YET = (
     ("routes", 0, "hash"),
     ("routes", 0, "sticky"),
     ("routes", 0, "retry", "idempotentOnly"),
-    ("routes", 0, "retry", "remoteLocalities"),
     ("defaults", "retry", "idempotentOnly"),
-    ("defaults", "retry", "remoteLocalities"),
-    ("trafficPolicy", "locality"),
     ("trafficPolicy", "loadBalancer", "slowStart"),
     ("trafficPolicy", "loadBalancer", "minimumRingSize"),
     ("trafficPolicy", "loadBalancer", "maximumRingSize"),
     ("trafficPolicy", "loadBalancer", "tableSize"),
-    ("trafficPolicy", "connection", "maxEndpoints"),
 )
 """What the language has and this version does not do: refused, so that nobody believes it is in effect.
 0 stands for any index; a path also counts where `trafficPolicy` stands deeper (subsets, defaults)."""
