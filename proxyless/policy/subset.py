@@ -15,8 +15,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from heapq import nsmallest
 
-from xxhash import xxh64_intdigest
-
 CIRCLE = 1 << 64
 
 
@@ -47,4 +45,6 @@ def closest(addresses: Sequence[str], most: int, client: int) -> list[int]:
 
 def _place(address: bytes, client: int) -> int:
     """Where an endpoint stands on the circle when this client looks."""
+    from xxhash import xxh64_intdigest  # when there is a subset to draw: most processes have none
+
     return (xxh64_intdigest(address) + client * STRIDES[xxh64_intdigest(address, 1) % len(STRIDES)]) % CIRCLE
