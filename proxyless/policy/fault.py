@@ -88,15 +88,16 @@ class Faults:
 
 
 def _asked(metadata: Iterable[tuple[str, Any]], code: Code) -> Code:
-    """The status that headers ask for, else `code`. A gRPC status says more than an HTTP one, and so wins."""
-    grpc = _number(metadata, ABORT_GRPC)
-    if grpc is not None and grpc <= Code.UNAUTHENTICATED:
-        # OK would be an answer without a message, which no unary client can take
-        return Code(grpc) if grpc else Code.UNKNOWN
+    """The status that headers ask for, else `code`. "HTTP status has priority" - Envoy's filter and grpc-go's."""
     http = _number(metadata, ABORT_HTTP)
     if http is not None and 200 <= http <= 599:
         return from_http(http)
-    return code
+    grpc = _number(metadata, ABORT_GRPC)
+    if grpc is None:
+        return code
+    # OK would be an answer without a message, which no unary client can take; and what is no status is UNKNOWN to
+    # every client that receives it
+    return Code(grpc) if 0 < grpc <= Code.UNAUTHENTICATED else Code.UNKNOWN
 
 
 def _capped(percent: float, metadata: Iterable[tuple[str, Any]], name: str) -> float:

@@ -185,15 +185,16 @@ def test_a_header_says_how_long_up_to_what_a_document_could(milliseconds: str, s
         ({"http": "404"}, Code.UNIMPLEMENTED),
         ({"http": "200"}, Code.UNKNOWN),
         ({"http": "599"}, Code.UNKNOWN),
-        ({"grpc": "8", "http": "404"}, Code.RESOURCE_EXHAUSTED),
+        ({"grpc": "8", "http": "404"}, Code.UNIMPLEMENTED),
+        ({"grpc": "8", "http": "199"}, Code.RESOURCE_EXHAUSTED),
         ({"grpc": "17", "http": "404"}, Code.UNIMPLEMENTED),
-        ({"grpc": "17"}, Code.UNAVAILABLE),
+        ({"grpc": "17"}, Code.UNKNOWN),
         ({"http": "199"}, Code.UNAVAILABLE),
         ({"http": "600"}, Code.UNAVAILABLE),
     ],
 )
 def test_a_header_says_which_status(headers: dict[str, str], code: Code) -> None:
-    """gRPC 0 to 16, HTTP 200 to 599 (Envoy); what is neither leaves the document's, and OK is no failure."""
+    """HTTP 200 to 599 before any gRPC status, as in Envoy; without either the document's holds, and OK is none."""
     assert aborted(faults(abort=100, headers=True), 0.0, **headers) == code
 
 
