@@ -29,6 +29,7 @@ from proxyless.model.snapshot import (
 from proxyless.model.topology import Endpoint, Watched
 from proxyless.model.traffic import DEFAULTS, LOCALITY, TrafficPolicy, overlay, settled
 from proxyless.policy.balancers import Balancer
+from proxyless.policy.balancers.slow_start import slow_start
 from proxyless.policy.fault import Faults
 from proxyless.policy.headers import editor
 from proxyless.policy.locality import Ladder, Rung
@@ -205,6 +206,7 @@ class Compiler:
         for spot, nodes in zip(spots, places, strict=True):
             weights = [endpoint.effective_weight for endpoint in spot.members]
             picker = balancer(nodes, weights, policy.load_balancer, self._rng)
+            picker = slow_start(picker, nodes, policy.load_balancer.slow_start)
             place = spot.place
             rungs.append(Rung(place.priority, place.weight, place.name, nodes, weights, picker, spot.absent))
         if len(rungs) == 1:

@@ -32,7 +32,6 @@ NOT_YET = (
     ("routes", 0, "sticky"),
     ("routes", 0, "retry", "idempotentOnly"),
     ("defaults", "retry", "idempotentOnly"),
-    ("trafficPolicy", "loadBalancer", "slowStart"),
     ("trafficPolicy", "loadBalancer", "minimumRingSize"),
     ("trafficPolicy", "loadBalancer", "maximumRingSize"),
     ("trafficPolicy", "loadBalancer", "tableSize"),
