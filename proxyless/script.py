@@ -141,7 +141,8 @@ class Rpc:
 
     Driver: `service` `method` `authority` `metadata` (the caller's, and what is sent) `wait_for_ready`
     `replayable` (whether the request can be sent again) `deadline` (instant, or None) `now` `rng`
-    `snapshot`. Route filter: `route` `cluster` `metadata` (edits) `hash` (for the balancers that ask for it).
+    `snapshot` `channel` (64 random bits that are the channel's own). Route filter: `route` `cluster` `metadata`
+    (edits). Hash filter: `hash` (for the balancers that go by it).
     Deadline filter: `deadline` (only ever earlier). Retry filter: `deadline` and `metadata` of each attempt,
     `tried` (nodes to keep away from). Balance filter: `node`. Watch filter: `watch`, None while nobody
     watches; who makes a copy of an Rpc for another attempt of the same call (a hedge) copies it too, and who
@@ -150,6 +151,7 @@ class Rpc:
 
     __slots__ = (
         "authority",
+        "channel",
         "cluster",
         "deadline",
         "hash",
@@ -183,6 +185,7 @@ class Rpc:
         rng: Callable[[], float],
         snapshot: Snapshot,
         replayable: bool = True,
+        channel: int = 0,
     ) -> None:
         self.service = service
         self.method = method
@@ -194,6 +197,7 @@ class Rpc:
         self.rng = rng
         self.snapshot = snapshot
         self.replayable = replayable
+        self.channel = channel
         self.hash: int | None = None
         self.tried: tuple[NodeState, ...] | None = None
         self.watch: Watch | None = None

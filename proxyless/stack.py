@@ -13,6 +13,7 @@ from proxyless.filters.balance import balance
 from proxyless.filters.breaker import breaker
 from proxyless.filters.deadline import deadline
 from proxyless.filters.fault import fault
+from proxyless.filters.hash import hash
 from proxyless.filters.rate_limit import rate_limit
 from proxyless.filters.respond import respond
 from proxyless.filters.retry import retry
@@ -50,6 +51,8 @@ STACK: tuple[Stage, ...] = (
     Stage(respond, lambda planned: planned.route.direct_response is not None),
     # above retry: it judges calls, not attempts
     Stage(breaker, lambda planned: _sends(planned) and any(c.policy.circuit_breaker for c in planned.clusters)),
+    # above retry: a call has one hash, whatever the attempt; below route, which may have changed what is hashed
+    Stage(hash, lambda planned: planned.hash is not None),
     # below deadline: never waits past it; above balance: each attempt is admitted and picked anew
     Stage(retry, lambda planned: _sends(planned) and planned.retry.attempts > 0),
     # last: chooses the node, and brackets the attempt, which `limits` admit or refuse where it begins

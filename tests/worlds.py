@@ -19,7 +19,7 @@ from proxyless.model.documents import MeshDocument, ServiceDocument
 from proxyless.model.routes import RetryPolicy, Route
 from proxyless.model.snapshot import Cluster, ClusterKey, Picker, PlannedRoute, Snapshot
 from proxyless.model.topology import NOWHERE, Endpoint, Locality, Watched
-from proxyless.model.traffic import DEFAULTS
+from proxyless.model.traffic import DEFAULTS, LoadBalancer, TrafficPolicy, overlay, settled
 from proxyless.policy.balancers import BALANCERS
 from proxyless.policy.fault import Faults
 from proxyless.policy.matcher import Matcher
@@ -35,6 +35,13 @@ WEB = ClusterKey("web")
 def node(name: str, weight: int = 1, cluster: ClusterKey = WEB) -> Node:
     """A real node; `a` listens on `a:1`."""
     return Node(cluster, Endpoint(f"{name}:1" if ":" not in name else name, weight), Send)
+
+
+def balancing(policy: str, **fields: Any) -> LoadBalancer:
+    """The block as a document with these fields would have it in effect; a ring is as large as it gets, for it
+    shares only as evenly as it is large."""
+    given = LoadBalancer(policy=policy, **({"minimum_ring_size": 65536} | fields))
+    return settled(overlay(DEFAULTS, TrafficPolicy(load_balancer=given))).load_balancer
 
 
 def planned(*nodes: Node, picker: Picker | None = None, known: bool = True, **route: Any) -> PlannedRoute:

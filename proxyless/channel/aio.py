@@ -13,7 +13,7 @@ from proxyless.channel.aio_call import Driven, await_snapshot
 from proxyless.channel.aio_method import StreamStream, StreamUnary, UnaryStream, UnaryUnary
 from proxyless.channel.connectivity import candidates
 from proxyless.channel.links import Links
-from proxyless.channel.outgoing import outgoing
+from proxyless.channel.outgoing import identity, outgoing
 from proxyless.channel.subchannel import Profile, abandon, freeze, members
 from proxyless.channel.sync import describe
 from proxyless.context import SCOPE
@@ -52,6 +52,7 @@ class AioMeshChannel(grpc.aio.Channel):
         self.entry = links.entry
         self.clock = links.clock
         self.rng = links.rng
+        self.identity = identity(links.rng)
         self.calls: dict[Any, Driven] = {}
         """Calls with one response whose attempt is under way, by that attempt."""
         self.streams: WeakSet[Driven] = WeakSet()
@@ -211,6 +212,7 @@ class AioMeshChannel(grpc.aio.Channel):
 
     def forked(self) -> None:
         """In a forked child: what the parent has under way is the parent's, and must not be touched."""
+        self.identity = identity(self.rng)  # or the channels of all children would stick to one endpoint
         abandon(self.calls, *self._begun())
         self.calls = {}
         self.streams = WeakSet()

@@ -6,6 +6,7 @@ does not.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from proxyless.channel import wire
@@ -58,4 +59,10 @@ def outgoing(
         channel.rng,
         channel.slot.current,
         replayable,
+        channel.identity,
     )
+
+
+def identity(rng: Callable[[], float]) -> int:
+    """64 random bits by which calls of one channel can be told from those of others (`hash: [{channel: true}]`)."""
+    return int(rng() * (1 << 64))

@@ -14,7 +14,7 @@ import grpc
 
 from proxyless.channel.connectivity import Connectivity
 from proxyless.channel.links import Links
-from proxyless.channel.outgoing import outgoing
+from proxyless.channel.outgoing import identity, outgoing
 from proxyless.channel.subchannel import Profile, abandon, freeze, members
 from proxyless.channel.sync_stream import StreamStream, UnaryStream
 from proxyless.channel.sync_unary import StreamUnary, UnaryUnary
@@ -44,6 +44,7 @@ class MeshChannel(grpc.Channel):
         self.entry = links.entry
         self.clock = links.clock
         self.rng = links.rng
+        self.identity = identity(links.rng)
         self.pause = links.pause
         self._calls: WeakSet[Any] = WeakSet()
         self._closed = False
@@ -135,6 +136,7 @@ class MeshChannel(grpc.Channel):
 
     def forked(self) -> None:
         """In a forked child: what the parent has under way is the parent's, and must not be touched."""
+        self.identity = identity(self.rng)  # or the channels of all children would stick to one endpoint
         abandon(*members(self._calls), self._connectivity)
         self._calls = WeakSet()
         self._connectivity = Connectivity(self)

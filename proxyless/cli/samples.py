@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import random
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from importlib.metadata import entry_points
 from typing import Any
@@ -38,9 +38,10 @@ def draw(
     plan = snapshot.services[service].plan(method, service)
     pickers = {key: _picker(cluster, rng) for key, cluster in sorted(snapshot.clusters.items())}
     counted: Counter[tuple[str | None, ClusterKey | None, str | None]] = Counter()
+    sent, channel = list(metadata), int(rng() * (1 << 64))
     for _ in range(number):
         route = next((planned for test, planned in plan if test is None or test(headers, rng)), None)
-        counted[_follow(route, pickers, rng)] += 1
+        counted[_follow(route, pickers, rng, sent, channel)] += 1
     went = [
         {
             "route": route,
@@ -55,14 +56,22 @@ def draw(
 
 
 def _follow(
-    route: PlannedRoute | None, pickers: Mapping[ClusterKey, Picker], rng: Any
+    route: PlannedRoute | None,
+    pickers: Mapping[ClusterKey, Picker],
+    rng: Callable[[], float],
+    metadata: Sequence[tuple[str, str]],
+    channel: int,
 ) -> tuple[str | None, ClusterKey | None, str | None]:
     if route is None:
         return None, None, None
     if not route.clusters:
         return route.name, None, None
-    cluster = route.clusters[route.choose(rng()) if len(route.clusters) > 1 else 0]
-    node = pickers[cluster.key].pick(_Drawn(rng))
+    index = route.sticky(metadata) if route.sticky is not None else None
+    if index is None:
+        index = route.choose(rng()) if len(route.clusters) > 1 else 0
+    cluster, edit = route.clusters[index], route.edits[index]
+    hashed = None if route.hash is None else route.hash(metadata if edit is None else edit(metadata), channel)
+    node = pickers[cluster.key].pick(_Drawn(rng, hash=hashed))
     return route.name, cluster.key, node.address if node is not None else None
 
 

@@ -8,6 +8,7 @@ picker keeps its place in the turn, and one changed endpoint costs nothing to th
 from __future__ import annotations
 
 import difflib
+import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
@@ -27,15 +28,20 @@ from proxyless.model.snapshot import (
     Snapshot,
 )
 from proxyless.model.topology import Endpoint, Watched
-from proxyless.model.traffic import DEFAULTS, LOCALITY, TrafficPolicy, overlay, settled
+from proxyless.model.traffic import DEFAULTS, LOCALITY, LoadBalancer, TrafficPolicy, overlay, settled
 from proxyless.policy.balancers import Balancer
 from proxyless.policy.balancers.slow_start import slow_start
 from proxyless.policy.fault import Faults
+from proxyless.policy.hashing import hasher, sticky
 from proxyless.policy.headers import editor
 from proxyless.policy.locality import Ladder, Rung
 from proxyless.policy.matcher import Matcher
 from proxyless.policy.retriable import judge
 from proxyless.policy.split import shares, splitter
+
+BREATH = 0.0002
+"""Seconds of sleep between two steps of long work. Only a thread that sleeps is sure to let another have the
+interpreter: one that merely offers it, by sleeping 0, has it back before the other has woken up."""
 
 CATCH_ALL = Route(name="default")
 """What a service without routes has: every call goes to every endpoint."""
@@ -201,11 +207,10 @@ class Compiler:
         self, spots: Sequence[Spot], places: Sequence[Sequence[Any]], policy: TrafficPolicy, state: DestinationState
     ) -> Picker:
         """The balancer's picker; where there are several places, one for each and the ladder over them."""
-        balancer = self._balancers[policy.load_balancer.policy]
         rungs = []
         for spot, nodes in zip(spots, places, strict=True):
             weights = [endpoint.effective_weight for endpoint in spot.members]
-            picker = balancer(nodes, weights, policy.load_balancer, self._rng)
+            picker = self._balanced(nodes, weights, policy.load_balancer)
             picker = slow_start(picker, nodes, policy.load_balancer.slow_start)
             place = spot.place
             rungs.append(Rung(place.priority, place.weight, place.name, nodes, weights, picker, spot.absent))
@@ -215,6 +220,14 @@ class Compiler:
         ladder = Ladder(rungs, round(100 * locality.overprovisioning), locality.panic_threshold)
         state.watch(ladder)
         return ladder
+
+    def _balanced(self, nodes: Sequence[Any], weights: Sequence[int], policy: LoadBalancer) -> Picker:
+        """How one of `nodes` is chosen. Long work is done in steps, and callers let run in between."""
+        balancer = self._balancers[policy.policy]
+        prepare = getattr(balancer, "prepare", None)
+        for _ in prepare(nodes, weights, policy) if prepare is not None else ():
+            time.sleep(BREATH)
+        return balancer(nodes, weights, policy, self._rng)
 
     # -- routes
 
@@ -240,12 +253,14 @@ class Compiler:
         weights = [split.weight for split in route.split] or [1.0]
         retry = route.retry or world.mesh.defaults.retry or RetryPolicy()
         name = route.name or f"route-{index}"
+        targets = [clusters[key] for key in destinations(service, route)]
+        hashed = any(self._hashes(target) for target in targets)
         planned = PlannedRoute(
             name=name,
             route=route,
             matcher=Matcher(route.match, self.here.labels),
             choose=splitter(weights),
-            clusters=[clusters[key] for key in destinations(service, route)],
+            clusters=targets,
             shares=shares(weights),
             edits=[editor(route.headers, split.headers) for split in route.split] or [editor(route.headers)],
             run=None,
@@ -253,10 +268,16 @@ class Compiler:
             retry=retry,
             may_retry=judge(retry.on),
             faults=Faults(route.fault) if route.fault and "fault" not in self._disabled else None,
+            sticky=sticky(route.sticky.header, [str(t.key) for t in targets], weights) if route.sticky else None,
+            hash=hasher(route.hash) if hashed else None,
             rate=self._registry.rate(service, name, route.rate_limit) if route.rate_limit else None,
         )
         object.__setattr__(planned, "run", self._compose(planned))  # it knows its own route, so it comes last
         return planned
+
+    def _hashes(self, cluster: Cluster) -> bool:
+        """Whether it places calls by their hash."""
+        return getattr(self._balancers[cluster.policy.load_balancer.policy], "hashes", False)
 
 
 def destinations(service: str, route: Route) -> list[ClusterKey]:

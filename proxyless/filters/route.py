@@ -37,7 +37,7 @@ def route(rpc: Rpc) -> Script[Outcome]:
 def _follow(rpc: Rpc, planned: PlannedRoute) -> Script[Outcome]:
     rpc.route = planned
     clusters = planned.clusters
-    index = planned.choose(rpc.rng()) if len(clusters) > 1 else 0
+    index = _share(rpc, planned) if len(clusters) > 1 else 0
     if clusters:
         rpc.cluster = cluster = clusters[index]
         if rpc.wait_for_ready or not cluster.known:
@@ -47,6 +47,12 @@ def _follow(rpc: Rpc, planned: PlannedRoute) -> Script[Outcome]:
             rpc.metadata = edit(rpc.metadata)
     script: Script[Outcome] = planned.run(rpc)
     return script
+
+
+def _share(rpc: Rpc, planned: PlannedRoute) -> int:
+    """Which destination of a split: the one that the request sticks to, or the one that is drawn."""
+    index = planned.sticky(rpc.metadata) if planned.sticky is not None else None
+    return planned.choose(rpc.rng()) if index is None else index
 
 
 def _may_wait(rpc: Rpc, planned: PlannedRoute, index: int) -> Script[Outcome]:

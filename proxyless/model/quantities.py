@@ -13,6 +13,7 @@ import re
 from collections.abc import Callable
 from dataclasses import fields
 from functools import cache
+from itertools import count
 from typing import Annotated, Any, ClassVar, TypeVar, get_args, get_origin, get_type_hints
 
 from proxyless.model.findings import Invalid
@@ -125,6 +126,20 @@ class Long(Between):
 
     def schema(self) -> dict[str, Any]:
         return {}
+
+
+class Prime(Rule):
+    """A prime number; the check names the nearest one above. What is too large to tell is for its range to refuse."""
+
+    def check(self, value: Any) -> Any:
+        if value < 10**9 and not _is_prime(value):
+            nearest = next(number for number in count(max(2, value)) if _is_prime(number))
+            raise ValueError(f"must be a prime number, got {value}: did you mean {nearest}?")
+        return value
+
+
+def _is_prime(number: int) -> bool:
+    return number >= 2 and all(number % divisor for divisor in range(2, math.isqrt(number) + 1))
 
 
 class Shaped(Rule):

@@ -67,6 +67,9 @@ RESERVED = frozenset(
 """Keys that HTTP/2 or grpc owns: a value of ours there is lost at best and ends the connection at worst."""
 
 
+BINARY = "must not end in -bin: such a value is bytes, and no text to go by"
+
+
 @dataclass(frozen=True, slots=True)
 class HeaderEdit:
     """Changes to the request metadata: `remove` first, then `set` (replaces), then `add` (appends)."""
@@ -122,11 +125,14 @@ class Split(Checked):
 
 
 @dataclass(frozen=True, slots=True)
-class Sticky(Checked):
+class Sticky:
     """Makes the split a function of a header's hash, so that one user stays on one side."""
 
     __pydantic_config__ = STRICT
     header: HeaderName
+
+    def __post_init__(self) -> None:
+        checked(self, *([("header", BINARY)] if self.header.endswith("-bin") else []))
 
 
 @dataclass(frozen=True, slots=True)
@@ -220,7 +226,11 @@ class Mirror(Checked):
 
 @dataclass(frozen=True, slots=True)
 class Hash:
-    """One source of the hash that consistent-hashing balancers use."""
+    """One source of the hash that consistent-hashing balancers use.
+
+    `header` and `metadata_key` are the same to gRPC; the second may also name a key that ends in "-bin". `channel`
+    keeps all calls of one channel together. `terminal`: if there is a hash by then, later sources are not asked.
+    """
 
     __pydantic_config__ = STRICT
     header: HeaderName | None = None
@@ -230,7 +240,10 @@ class Hash:
 
     def __post_init__(self) -> None:
         ways = sum(way is not None for way in (self.header, self.metadata_key, self.channel))
-        checked(self, *([("", "must have exactly one of header, metadataKey, channel")] if ways != 1 else []))
+        problems = [("", "must have exactly one of header, metadataKey, channel")] if ways != 1 else []
+        if self.header is not None and self.header.endswith("-bin"):
+            problems.append(("header", BINARY + "; metadataKey may"))
+        checked(self, *problems)
 
 
 @dataclass(frozen=True, slots=True)

@@ -36,6 +36,10 @@ class Result(Protocol):
     def trailers(self) -> Sequence[tuple[str, str | bytes]]:
         """Trailing metadata; of a success only where `Feedback.reads_trailers`."""
 
+    @property
+    def unsent(self) -> bool:
+        """Whether it never left this process, because the node could not be connected."""
+
 
 class Feedback(Protocol):
     """What a balancer keeps about one node, from swap to swap, and is told of every attempt there.
@@ -231,6 +235,10 @@ class PlannedRoute:
     may_retry: Callable[[Any, bool], bool] = field(default=lambda _outcome, _timed_out: False)
     faults: Any = None
     """`policy.fault.Faults`, where the route has some."""
+    sticky: Callable[[Any], int | None] | None = None
+    """From the request metadata to the index of a destination, where the split is sticky; None: draw."""
+    hash: Any = None
+    """`policy.hashing.Hasher`, where a destination's balancer goes by hashes."""
     rate: Callable[[float], bool] | None = None
     """Takes a token of the route's bucket, where it has one."""
 

@@ -16,11 +16,11 @@ from proxyless.model.traffic import DEFAULTS
 from proxyless.policy.balancers import BALANCERS
 from proxyless.state import DestinationState, Node
 from tests.fakes import START, Asks
-from tests.worlds import WEB, node
+from tests.worlds import WEB, balancing, node
 
 pytestmark = pytest.mark.parametrize("policy", BALANCERS)
 
-BY_LOAD = {"least_request"}
+BY_LOAD = {"least_request", "peak_ewma"}
 """Those that look at what is under way."""
 
 
@@ -28,7 +28,7 @@ def build(policy: str, nodes: Sequence[Node], seed: int = 1) -> tuple[Picker, Ca
     """A picker over `nodes` by their own weights, and dice to pick with."""
     rng = random.Random(seed).random
     weights = [member.endpoint.weight for member in nodes]
-    return BALANCERS[policy](nodes, weights, DEFAULTS.load_balancer, rng), rng
+    return BALANCERS[policy](nodes, weights, balancing(policy), rng), rng
 
 
 def shares(policy: str, nodes: Sequence[Node], picks: int, seed: int = 1) -> list[float]:

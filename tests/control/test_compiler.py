@@ -11,6 +11,7 @@ from proxyless.model.documents import MeshDocument
 from proxyless.model.snapshot import ClusterKey, Snapshot
 from proxyless.model.topology import Endpoint, Watched
 from proxyless.model.traffic import DEFAULTS, LoadBalancer, TrafficPolicy, overlay
+from proxyless.policy.balancers import BALANCERS
 from proxyless.policy.balancers.least_request import _Two
 from proxyless.policy.balancers.random import _Alias
 from tests.worlds import Known, document
@@ -206,7 +207,7 @@ def test_routes_without_a_name_are_known_by_their_place() -> None:
             "subsets: {v1: {trafficPolicy: {loadBalancer: {policy: magic}}}}",
             [
                 'subsets.v1.trafficPolicy.loadBalancer.policy: no balancer is named "magic"; '
-                "the balancers are: least_request, random, round_robin"
+                f"the balancers are: {', '.join(sorted(BALANCERS))}"
             ],
         ),
     ],

@@ -11,6 +11,7 @@ from proxyless.filters.balance import balance
 from proxyless.filters.breaker import breaker
 from proxyless.filters.deadline import deadline
 from proxyless.filters.fault import fault
+from proxyless.filters.hash import hash
 from proxyless.filters.rate_limit import rate_limit
 from proxyless.filters.respond import respond
 from proxyless.filters.retry import retry
@@ -67,7 +68,7 @@ def test_a_route_has_the_filters_it_needs_and_no_other(
 def test_the_order_is_the_one_of_the_plan() -> None:
     """Routing first, balancing last; the others between them as DESIGN section 4 has it."""
     assert stack.ENTRY is route
-    order = [rate_limit, deadline, fault, respond, breaker, retry, balance]
+    order = [rate_limit, deadline, fault, respond, breaker, hash, retry, balance]
     assert [stage.filter for stage in stack.STACK] == order
 
 

@@ -14,20 +14,19 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from proxyless.model.snapshot import Picker
-from proxyless.model.traffic import DEFAULTS
 from proxyless.policy.balancers import BALANCERS
 from proxyless.policy.balancers.least_request import effective_weight
 from proxyless.policy.balancers.schedule import LONGEST, Schedule, table
 from tests.fakes import Asks
 from tests.policy.rows import rows
-from tests.worlds import node
+from tests.worlds import balancing, node
 
 NOT_OURS = {
-    "MaxIsClampedForHighRatio": "C-core's static stride clamps a weight to ten times the mean; "
-    "Envoy's schedule, which is ours, keeps shares exact",
-    "AllWeightsEqualIsRoundRobin": "its third weight is 0: to C-core one not known yet, counted as the mean; "
-    "to Consul no calls, and such an endpoint is never handed to a balancer",
-    "orca-app-util-all": "weights from load reports (gRFC A58) are later work",
+    "MaxIsClampedForHighRatio": "C-core's static stride clamps a weight to ten times the mean; Envoy's schedule, "
+    "which is round_robin's, keeps shares exact. test_weighted_round_robin.py has it for the other",
+    "AllWeightsEqualIsRoundRobin": "its third weight is 0, which no endpoint has that is handed to a balancer; in "
+    "reports it is one not known yet: test_weighted_round_robin.py has it",
+    "orca-app-util-all": "weights from load reports: test_weighted_round_robin.py has it",
     "orca-app-over-cpu": "as above",
     "orca-no-reports": "as above",
     "slow-start-weight-t30": "slow start is later work; documents that ask for it are refused until then",
@@ -38,7 +37,7 @@ NOT_OURS = {
 def picker(policy: str, weights: list[int], rng: Callable[[], float]) -> tuple[Picker, dict[int, int]]:
     """A picker over members of these weights, and which object is which member."""
     members = [node(f"n{index}", weight) for index, weight in enumerate(weights)]
-    built = BALANCERS[policy](members, weights, DEFAULTS.load_balancer, rng)
+    built = BALANCERS[policy](members, weights, balancing(policy), rng)
     return built, {id(member): index for index, member in enumerate(members)}
 
 
@@ -79,8 +78,8 @@ def first_picks_are_by_weight(weights: list[int], percents: list[float], toleran
     """The first picks of 20,000 fresh pickers; the table makes 400,000, but 1 % is 3 sigma here too."""
     members = [node(f"n{index}", weight) for index, weight in enumerate(weights)]
     for policy, build in BALANCERS.items():
-        rng = random.Random(7).random
-        counts = Counter(build(members, weights, DEFAULTS.load_balancer, rng).pick(Asks(rng)) for _ in range(20_000))
+        rng, block = random.Random(7).random, balancing(policy)
+        counts = Counter(build(members, weights, block, rng).pick(Asks(rng)) for _ in range(20_000))
         for member, percent in zip(members, percents, strict=True):
             assert abs(counts[member] / 200 - percent) <= tolerance, policy
 

@@ -28,13 +28,8 @@ LANGUAGE = "proxyless/v1"
 NOT_YET = (
     ("routes", 0, "hedge"),
     ("routes", 0, "mirror"),
-    ("routes", 0, "hash"),
-    ("routes", 0, "sticky"),
     ("routes", 0, "retry", "idempotentOnly"),
     ("defaults", "retry", "idempotentOnly"),
-    ("trafficPolicy", "loadBalancer", "minimumRingSize"),
-    ("trafficPolicy", "loadBalancer", "maximumRingSize"),
-    ("trafficPolicy", "loadBalancer", "tableSize"),
 )
 """What the language has and this version does not do: refused, so that nobody believes it is in effect.
 0 stands for any index; a path also counts where `trafficPolicy` stands deeper (subsets, defaults)."""
@@ -91,6 +86,8 @@ def _beside(parsed: Parsed) -> Iterator[Finding]:
             yield finding(
                 parsed.lines, path, "is not supported yet by this version", "take it out: nothing would obey it"
             )
+        if path and path[-1] == "loadBalancer" and isinstance(value, dict):
+            yield from _ring_sizes(parsed, path, value)
         if isinstance(value, str) and path:
             if path[-1] == "regex" and "match" in path and path[-2] != "sourceLabels":
                 regexes += 1
@@ -103,6 +100,14 @@ def _beside(parsed: Parsed) -> Iterator[Finding]:
         reason = f"has more than {REGEXES} regular expressions"
         yield finding(parsed.lines, ("routes",), reason, "say with exact or prefix what they can say")
     yield from _unknown_subsets(parsed)
+
+
+def _ring_sizes(parsed: Parsed, path: Path, block: dict[str, Any]) -> Iterator[Finding]:
+    least, most = block.get("minimumRingSize"), block.get("maximumRingSize")
+    if isinstance(least, int) and isinstance(most, int) and least > most:
+        yield finding(
+            parsed.lines, (*path, "minimumRingSize"), f"must be at most maximumRingSize ({most}), got {least}"
+        )
 
 
 def _refused(parsed: Parsed, path: Path, compile_: Callable[[str], object], value: str, what: str) -> Iterator[Finding]:

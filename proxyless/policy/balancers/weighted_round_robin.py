@@ -1,0 +1,159 @@
+"""Weighted round robin by what servers report of their load: more to whoever answers more with less effort.
+
+gRFC A58, from per-call reports in trailers (`load_report.py`). Until two endpoints have reported for as long as
+`blackoutPeriod`, and where nobody does at all, it is round robin by the registered weights.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from itertools import count
+from math import inf
+
+from proxyless.model.snapshot import NodeState, Picker, PickInfo, Result
+from proxyless.model.traffic import LoadBalancer
+from proxyless.policy.balancers.load_report import KEY, decode, weight
+from proxyless.policy.balancers.round_robin import round_robin
+
+HEAVIEST = 65535
+"""To what weights are scaled (C-core `kMaxWeight`)."""
+MOST, LEAST = 10.0, 0.01
+"""Times the mean: no weight counts for more or less, so that a pick passes over ten at most on average
+(C-core `kMaxRatio`, `kMinRatio`)."""
+AT_ONCE = 8
+"""Reports looked at by one pick while weights are renewed: a thousand endpoints must not hold one call up."""
+
+
+class Reports:
+    """What one node has reported lately."""
+
+    __slots__ = ("_penalty", "_since", "_weight", "told_at")
+
+    reads_trailers = True
+
+    def __init__(self, penalty: float) -> None:
+        self._penalty = penalty
+        self._weight = 0.0
+        self._since = inf
+        self.told_at = -inf
+
+    def configure(self, penalty: float) -> None:
+        """Go by edited settings; what was reported is kept."""
+        self._penalty = penalty
+
+    def observe(self, result: Result, _seconds: float | None, now: float) -> None:
+        """Read the report of an attempt, if there is one."""
+        if result.unsent:
+            self._since = inf  # "blackout … restarts when the connection is lost": reports begin anew with the next one
+            return
+        for key, value in result.trailers:
+            if key == KEY and isinstance(value, bytes):
+                report = decode(value)
+                found = weight(report, self._penalty) if report is not None else 0.0
+                if found:
+                    self._weight, self.told_at = found, now
+                    self._since = min(self._since, now)
+
+    def weight(self, now: float, blackout: float, expiration: float) -> float:
+        """0 while it is not known well enough: reported for less than `blackout`, or not for `expiration`."""
+        if now - self.told_at >= expiration:
+            self._since = inf
+            return 0.0
+        return 0.0 if now - self._since < blackout else self._weight
+
+
+class Stride:
+    """C-core's static stride scheduler: a turn passes over those whose weight has not added up yet.
+
+    "We pick a backend `weight` times per `kMaxWeight` generations. The multiply and modulus ~evenly spread out the
+    picks for a given backend between different generations." Weights of 0 are unknown, and count as the mean.
+    """
+
+    __slots__ = ("_least", "_mean", "_next", "_scale", "_top", "_weights")
+
+    def __init__(self, weights: Sequence[float], next_: Callable[[], int]) -> None:
+        self._weights = weights
+        self._next = next_
+        mean = sum(weights) / sum(map(bool, weights))
+        self._top = min(max(weights), MOST * mean)
+        self._scale = HEAVIEST / self._top
+        self._mean = int(self._scale * mean + 0.5)
+        self._least = max(1, int(self._mean * LEAST + 0.5))
+
+    def next(self) -> int:
+        """The index of whose turn it is."""
+        weights, size = self._weights, len(self._weights)
+        while True:
+            generation, index = divmod(self._next(), size)
+            raw = weights[index]
+            scaled = max(int(min(raw, self._top) * self._scale + 0.5), self._least) if raw else self._mean
+            if (scaled * generation + index * (HEAVIEST // 2)) % HEAVIEST >= HEAVIEST - scaled:
+                return index
+
+
+class _Weighted:
+    """Goes by the weights as they are renewed every `weightUpdatePeriod`, a few by each pick that falls into it.
+
+    Whoever takes the list of what has been looked at is the only one to add to it; taking it and putting it back
+    are one C call each, so threads need no lock.
+    """
+
+    __slots__ = ("_due", "_next", "_nodes", "_policy", "_reports", "_seen", "_stride", "_turns")
+
+    def __init__(
+        self, nodes: Sequence[NodeState], reports: Sequence[Reports], policy: LoadBalancer, turns: Picker, start: int
+    ) -> None:
+        self._nodes = nodes
+        self._reports = reports
+        self._policy = policy
+        self._turns = turns
+        self._next = count(start).__next__
+        self._seen: list[list[float]] = [[]]
+        self._stride: Stride | None = None
+        self._due = -inf
+        newest = max((known.told_at for known in reports), default=-inf)
+        if newest > -inf:  # an edit or a new endpoint: go on with what is known, as of the last report
+            self._go_by([self._weight(known, newest) for known in reports])
+
+    def pick(self, info: PickInfo) -> NodeState | None:
+        if info.now >= self._due:
+            self._renew(info.now)
+        stride = self._stride
+        return self._turns.pick(info) if stride is None else self._nodes[stride.next()]
+
+    def _renew(self, now: float) -> None:
+        try:
+            seen = self._seen.pop()
+        except IndexError:
+            return  # another thread is at it
+        seen += [self._weight(known, now) for known in self._reports[len(seen) : len(seen) + AT_ONCE]]
+        if len(seen) == len(self._reports):
+            self._go_by(seen)
+            self._due = now + self._policy.weight_update_period
+            seen = []
+        self._seen.append(seen)
+
+    def _weight(self, known: Reports, now: float) -> float:
+        return known.weight(now, self._policy.blackout_period, self._policy.weight_expiration_period)
+
+    def _go_by(self, weights: Sequence[float]) -> None:
+        """Fewer than two that are known give nothing to weigh: round robin (gRFC A58)."""
+        self._stride = Stride(weights, self._next) if sum(map(bool, weights)) >= 2 else None
+
+
+def weighted_round_robin(
+    nodes: Sequence[NodeState], weights: Sequence[int], policy: LoadBalancer, rng: Callable[[], float]
+) -> Picker:
+    """Build the picker. What nodes have reported stays with them, from swap to swap."""
+    reports = [_reports(node, policy) for node in nodes]
+    turns = round_robin(nodes, weights, policy, rng)
+    return _Weighted(nodes, reports, policy, turns, int(rng() * 2**32))
+
+
+def _reports(node: NodeState, policy: LoadBalancer) -> Reports:
+    known = node.feedback
+    if isinstance(known, Reports):
+        known.configure(policy.error_utilization_penalty)
+        return known
+    node.feedback = made = Reports(policy.error_utilization_penalty)
+    return made
