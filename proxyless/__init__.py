@@ -8,6 +8,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from proxyless.channel.adopt import install, meshed, uninstall
     from proxyless.context import deadline, propagate, remaining, shield
     from proxyless.errors import ConfigError, MeshRpcError
     from proxyless.explain import Explanation
@@ -26,11 +27,14 @@ _HOMES = {
     "aio_server_interceptor": "proxyless.server.aio_deadlines",
     "connect": "proxyless.mesh",
     "deadline": "proxyless.context",
+    "install": "proxyless.channel.adopt",
+    "meshed": "proxyless.channel.adopt",
     "propagate": "proxyless.context",
     "register": "proxyless.registrar",
     "remaining": "proxyless.context",
     "server_interceptor": "proxyless.server.deadlines",
     "shield": "proxyless.context",
+    "uninstall": "proxyless.channel.adopt",
 }
 
 __all__ = [
@@ -42,11 +46,14 @@ __all__ = [
     "aio_server_interceptor",
     "connect",
     "deadline",
+    "install",
+    "meshed",
     "propagate",
     "register",
     "remaining",
     "server_interceptor",
     "shield",
+    "uninstall",
 ]
 
 

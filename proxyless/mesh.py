@@ -6,43 +6,46 @@ lists of balancers, where the source is. Nothing else in the library knows how t
 
 from __future__ import annotations
 
-import logging
+import functools
 import os
 import random
 import threading
 import time
+import weakref
 from collections.abc import Callable, Mapping, Sequence
 from importlib.metadata import entry_points
 from typing import TYPE_CHECKING, Any
 
 import grpc
 
-from proxyless import forks
+from proxyless.channel import aio_interceptors as aio_plain
+from proxyless.channel import interceptors as plain
 from proxyless.channel.aio import AioMeshChannel
 from proxyless.channel.links import Links
 from proxyless.channel.subchannel import Subchannels
 from proxyless.channel.sync import MeshChannel
 from proxyless.channel.timers import Timers
 from proxyless.control import Source
+from proxyless.control.cache import Cache, Saver
 from proxyless.control.compiler import Compiler
-from proxyless.control.feed import Feed
+from proxyless.control.loop import Loop
 from proxyless.control.sources import Factory, default_url, factory
 from proxyless.control.standing import Here, client_number
-from proxyless.entrance import Entrance
 from proxyless.errors import ConfigError
-from proxyless.events import Observer, emitter, log_event, of_destination
+from proxyless.events import Observer, Suspicious, emitter, log_event, of_destination
 from proxyless.model.findings import Invalid
 from proxyless.model.snapshot import ClusterKey, Snapshot
 from proxyless.model.topology import NOWHERE, Locality
 from proxyless.policy.balancers import BALANCERS, Balancer
-from proxyless.script import Send, Watcher
-from proxyless.stack import ENTRY, compose
-from proxyless.state import Node, Nodes, SnapshotSlot
+from proxyless.script import Outcome, Rpc, Script, Send, Watcher
+from proxyless.stack import ENTRY, compose, watched
+from proxyless.state import Nodes, SnapshotSlot
 
 if TYPE_CHECKING:
     from proxyless.explain import Explanation
 
-log = logging.getLogger("proxyless")
+PATIENCE = 1.0
+"""Seconds a source is given to speak before the disk is asked: a hung agent refuses nothing, it is only silent."""
 
 
 def connect(
@@ -77,8 +80,7 @@ def connect(
         except ValueError as wrong:
             raise ConfigError(f"connect: {wrong}") from None
     else:
-        given_source = source
-        make = lambda: (given_source, None)  # noqa: E731 - the factory of a source that is there already
+        make = functools.partial(lambda given: (given, None), source)  # the factory of one that is there already
     mesh = Mesh(make, dict(labels or {}), here, _all_balancers(balancers or {}), [log_event, *observers])
     for service in services:
         mesh.want(service)
@@ -117,24 +119,37 @@ class Mesh:
             subchannels=self._subchannels,
             timers=self._timers,
             entry=ENTRY,
+            compose=compose,
             clock=self._clock,
             rng=self._dice.random,
             pause=time.sleep,
         )
-        self._entrance = Entrance(self._links.enter_by, lambda: self._start(self._slot.current.version))
+        self._watchers: tuple[Watcher, ...] = ()
         self._wanted: set[str] = set()
         self._lock = threading.Lock()
-        self._closed = False
+        self._waking = threading.Lock()
+        self._asleep = False
+        """Whether this is a forked child in which nothing has been used yet."""
+        self.closed = False
         self._start(version=0)
-        forks.join(self)
+        _LIVING.add(self)
 
     def _start(self, version: int) -> None:
         source, cache = self._make_source()
         disabled = frozenset(os.environ.get("PROXYLESS_DISABLE", "").replace(" ", "").split(","))
         here = Here(self.locality, self.labels, client_number(os.environ, self._dice.random))
         compiler = Compiler(self._nodes, compose, self._balancers, here, self._dice.random, disabled)
-        self._feed = Feed(source, cache, compiler, self._publish, self._emit, self._clock, self._timers.after, version)
-        self._feed.start(self._wanted)
+        self._source = source
+        self._cache: Cache | None = cache
+        self._loop = loop = Loop(source, compiler, self._publish, self._emit, self._clock, version)
+        self._saver: Saver | None = None
+        if cache is not None:
+            self._saver = Saver(cache, loop.believed, lambda why: self._emit(Suspicious(source.name, "disk", why)))
+            loop.on_change = self._saver.changed
+            loop.on_silence = self._restore
+        source.start(loop)
+        for service in sorted(self._wanted):
+            self._follow(service)
 
     # -- channels
 
@@ -170,35 +185,37 @@ class Mesh:
         self._links.join(channel)
         return channel
 
+    interceptors = plain.interceptors
+    aio_interceptors = aio_plain.aio_interceptors
+
     # -- knowing
 
     def want(self, service: str) -> None:
         """Follow `service` from now on. Channels do it by themselves."""
-        if self._closed:
+        if self.closed:
             raise ValueError("this mesh is closed: connect() again")
-        self._entrance.awaken()
+        self._awaken()
         if not service or not isinstance(service, str):
             raise ConfigError(f"a service has a name, got {service!r}")
         with self._lock:
             if service in self._wanted:
                 return
             self._wanted.add(service)
-        self._feed.follow(service)
+        self._follow(service)
 
-    @property
-    def source(self) -> Source:
-        """Where the mesh's state comes from; in a child that has been forked, its own."""
-        self._entrance.awaken()
-        return self._feed.source
+    def _follow(self, service: str) -> None:
+        self._loop.want(service)
+        if self._cache is not None:
+            loop = self._loop
+            self._timers.after(PATIENCE, lambda: self._restore() if loop.silent and loop is self._loop else None)
 
-    @property
-    def snapshot(self) -> Snapshot:
-        """What a call that begins now would go by."""
-        return self._slot.current
-
-    def restore(self) -> None:
-        """Don't wait for a source that is silent: begin with what an earlier process wrote down, if one did."""
-        self._feed.restore()
+    def _restore(self) -> None:
+        """The source is silent: begin with what an earlier process wrote down."""
+        state = self._cache.load() if self._cache is not None and self._loop.silent else None
+        if state is not None:
+            self._loop.restore(*state)
+            if (assume := getattr(self._source, "assume", None)) is not None:
+                assume(*state)
 
     def _publish(self, snapshot: Snapshot) -> None:
         before = self._slot.current
@@ -208,21 +225,18 @@ class Mesh:
             if earlier is not None and earlier.connection != cluster.connection:
                 self._subchannels.forget()
         for node in self._nodes.adopt(snapshot):
-            node.retire(self._unnamed)
+            node.retire(lambda node: self._subchannels.retire(node.address, self._nodes.needed))
 
     def _tell(self, what: str, key: ClusterKey, address: str, why: str) -> None:
         """Something changed on the data path, told by the call that changed it."""
         self._emit(of_destination(what, str(key), address, why))
-
-    def _unnamed(self, node: Node) -> None:
-        self._subchannels.retire(node.address, self._nodes.needed)
 
     def ready(self, *services: str, timeout: float | None = None) -> bool:
         """Wait until routes and endpoints of `services` (default: all that are wanted) are known.
 
         Returns False when `timeout` seconds went by first.
         """
-        self._entrance.awaken()
+        self._awaken()
         for service in services:
             self.want(service)
         wanted = services or tuple(self._wanted)
@@ -234,10 +248,10 @@ class Mesh:
 
     def status(self) -> dict[str, Any]:
         """All that is known, JSON-able: documents with their verdicts, endpoints with their state, staleness."""
-        self._entrance.awaken()
+        self._awaken()
         from proxyless.explain import status_of
 
-        return status_of(self._slot.current, self._feed.loop.status(), self.labels, self.locality, self._clock())
+        return status_of(self._slot.current, self._loop.status(), self.labels, self.locality, self._clock())
 
     def explain(self, service: str, method: str, metadata: Any = ()) -> Explanation:
         """The decision for one request: route, why earlier ones did not match, split, endpoints, timeout.
@@ -251,23 +265,32 @@ class Mesh:
 
     def watch(self, watcher: Watcher) -> Callable[[], None]:
         """Show `watcher` every call that begins from now on (see `script.Watcher`); call the result to end that."""
-        self._entrance.awaken()
-        return self._entrance.watch(watcher)
+        self._watch(lambda others: (*others, watcher))
+        return lambda: self._watch(lambda others: tuple(other for other in others if other is not watcher))
+
+    def _watch(self, edit: Callable[[tuple[Watcher, ...]], tuple[Watcher, ...]]) -> None:
+        self._awaken()
+        with self._lock:
+            self._watchers = edit(self._watchers)
+            self._links.enter_by(watched(ENTRY, self._watchers))
 
     # -- ending
 
     def close(self, grace: float = 0.0) -> None:
         """Stop watching at once, give calls under way `grace` seconds, then close every connection."""
         with self._lock:
-            if self._closed:
+            if self.closed:
                 return
-            self._closed = True
-        forks.leave(self)
-        self._feed.close()
+            self.closed = True
+        _LIVING.discard(self)
+        self._loop.close()
+        self._source.close()
+        if self._saver is not None:
+            self._saver.close()
         for channel in self._links.channels():
             channel.mesh_closed()
         until = self._clock() + grace
-        while self._clock() < until and self.busy():
+        while self._clock() < until and any(node.inflight for node in self._nodes.all()):
             time.sleep(0.005)
         for channel in self._links.channels():
             channel.end_calls()
@@ -280,30 +303,48 @@ class Mesh:
         self.close()
 
     def __repr__(self) -> str:
-        return f"<Mesh {self._feed.source.name}: {self._slot.current!r}>"
+        return f"<Mesh {self._source.name}: {self._slot.current!r}>"
 
     # -- forking
 
-    def hold(self) -> None:
-        """Let no call begin until the fork is over that is about to happen; see `forks.py`."""
-        self._entrance.hold()
-
-    def busy(self) -> bool:
-        """Whether calls are under way."""
-        return any(node.inflight for node in self._nodes.all())
-
-    def release(self) -> None:
-        """The fork is over, and this is the parent."""
-        self._entrance.release()
-
-    def renew(self) -> None:
+    def _forked(self) -> None:
         """In a child: threads, locks and connections of the parent are of no use. Serve on with what is known."""
         self._lock = threading.Lock()
+        self._waking = threading.Lock()
         self._slot.renew()
         self._timers.renew()
         self._subchannels.renew()
         self._nodes.renew()
         self._dice.seed()  # or all children would draw the parent's numbers
+        # The rest waits for the first use: many children never make a call.
+        self._asleep = True
         for channel in self._links.channels():
             channel.forked()
-        self._entrance.renew()
+        self._links.enter_by(self._first_call)
+
+    def _first_call(self, rpc: Rpc) -> Script[Outcome]:
+        """The head of the stack in a child that has made no call yet."""
+        self._awaken()
+        return self._links.entry(rpc)
+
+    def _awaken(self) -> None:
+        """In a child, at its first use: watch again, by threads of its own."""
+        if not self._asleep:
+            return
+        with self._waking:
+            if self._asleep:
+                self._start(self._slot.current.version)
+                self._asleep = False
+                self._links.enter_by(watched(ENTRY, self._watchers))
+
+
+_LIVING: weakref.WeakSet[Mesh] = weakref.WeakSet()
+
+
+def _after_fork() -> None:
+    for mesh in list(_LIVING):
+        mesh._forked()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_after_fork)

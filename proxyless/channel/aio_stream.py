@@ -10,6 +10,7 @@ import grpc
 
 from proxyless.channel.aio_call import Driven
 from proxyless.channel.aio_unary import attempt, write
+from proxyless.channel.requests import ended
 from proxyless.script import OPEN
 
 _MIXED = "The iterator and read/write APIs may not be mixed on a single RPC."
@@ -124,3 +125,8 @@ class StreamStreamCall(StreamResponse, grpc.aio.StreamStreamCall):  # type: igno
 
     async def done_writing(self) -> None:
         await (await attempt(self)).done_writing()
+
+    @property
+    def _done_writing_flag(self) -> bool:
+        """grpcio asks this of a call that an interceptor returned, before it takes what its caller writes."""
+        return ended(self._request)

@@ -10,6 +10,7 @@ import grpc
 
 from proxyless.channel import wire
 from proxyless.channel.aio_call import Driven
+from proxyless.channel.requests import ended
 from proxyless.script import OK
 
 
@@ -31,6 +32,11 @@ class StreamUnaryCall(Driven, grpc.aio.StreamUnaryCall):  # type: ignore[type-ar
 
     async def done_writing(self) -> None:
         await (await attempt(self)).done_writing()
+
+    @property
+    def _done_writing_flag(self) -> bool:
+        """grpcio asks this of a call that an interceptor returned, before it takes what its caller writes."""
+        return ended(self._request)
 
 
 async def attempt(call: Driven) -> Any:

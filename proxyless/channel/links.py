@@ -9,6 +9,7 @@ from weakref import WeakSet
 
 from proxyless.channel.subchannel import Subchannels, members
 from proxyless.channel.timers import Timers
+from proxyless.model.snapshot import PlannedRoute
 from proxyless.script import Service
 from proxyless.state import SnapshotSlot
 
@@ -17,14 +18,16 @@ from proxyless.state import SnapshotSlot
 class Links:
     """One set a mesh, shared by all of its channels.
 
-    `entry` is the head of the stack, of which every channel keeps a copy, for it reads it once per call; `clock`
-    reads monotonic seconds; `rng` draws from [0, 1); `pause` sleeps in a thread.
+    `entry` is the head of the stack, of which every channel keeps a copy, for it reads it once per call; `compose`
+    nests the filters that a route needs; `clock` reads monotonic seconds; `rng` draws from [0, 1); `pause` sleeps in a
+    thread.
     """
 
     slot: SnapshotSlot
     subchannels: Subchannels
     timers: Timers
     entry: Service
+    compose: Callable[[PlannedRoute], Service]
     clock: Callable[[], float]
     rng: Callable[[], float]
     pause: Callable[[float], None]

@@ -27,4 +27,4 @@ def aio_factories() -> tuple[Callable[..., grpc.aio.Channel], Callable[..., grpc
         from grpc.aio import _channel as module
     except ImportError:  # pragma: no cover - a grpcio that moved it; the public names serve
         pass
-    return module.insecure_channel, module.secure_channel
+    return inspect.unwrap(module.insecure_channel), inspect.unwrap(module.secure_channel)

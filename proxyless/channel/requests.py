@@ -154,3 +154,8 @@ def aio_requests(source: Any) -> Requests | None:
     requests = Requests(source)
     requests.lock = asyncio.Lock()
     return requests
+
+
+def ended(requests: Any) -> bool:
+    """Whether the caller's iterator has come to its end."""
+    return requests is not None and requests.failure is not None

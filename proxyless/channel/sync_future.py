@@ -107,7 +107,11 @@ class CallFuture(grpc.Call, grpc.Future):  # type: ignore[type-arg]
             self._changed.notify_all()
         if over:
             native.cancel()
-        if not native.add_callback(notice):
+        try:
+            under_way = native.add_callback(notice)
+        except NotImplementedError:  # not a call but an error, as grpcio gives it to interceptors: it is over
+            under_way = False
+        if not under_way:
             notice()
 
     def attempted(self) -> None:

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from proxyless.channel import adopt
 from tests.wire.chain import Build, Chain
 from tests.wire.ways import Net
 
@@ -32,3 +33,11 @@ def build(tmp_path: Path) -> Iterator[Build]:
     yield make
     for chain in chains:
         chain.close()
+
+
+@pytest.fixture(autouse=True)
+def as_grpcio_left_it() -> Iterator[None]:
+    """What one test decorates or installs is nobody else's: grpcio's names are given back."""
+    yield
+    adopt._used_by_decorators = False
+    adopt.uninstall()

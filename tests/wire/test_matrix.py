@@ -16,7 +16,7 @@ from grpc_status import rpc_status
 
 from tests.wire.echo import Request, eventually, rich_status
 from tests.wire.talks import HANDLES, each_call, each_handle, each_stream, talk
-from tests.wire.ways import Net, either_way
+from tests.wire.ways import Net, any_way
 
 _HANG = Request(message="m", delay_ms=20_000, count=1)
 _ENDLESS = Request(message="m", count=100_000, delay_ms=2)
@@ -26,7 +26,7 @@ def _expected(method: str) -> list[str]:
     return {"Unary": ["m"], "ServerStream": ["m"] * 3, "ClientStream": ["m,m"], "BidiStream": ["m", "m"]}[method]
 
 
-@either_way
+@any_way
 @each_call
 def test_a_call_succeeds(net: Net, way: str, style: str, method: str) -> None:
     """A call that succeeds gives its messages, OK and no details."""
@@ -36,7 +36,7 @@ def test_a_call_succeeds(net: Net, way: str, style: str, method: str) -> None:
     assert ending == (_expected(method), grpc.StatusCode.OK, "", [], [], None)
 
 
-@either_way
+@any_way
 @each_call
 def test_an_error_keeps_its_rich_details(net: Net, way: str, style: str, method: str) -> None:
     """An error comes with its code, its details and a google.rpc.Status that rpc_status reads."""
@@ -50,7 +50,7 @@ def test_an_error_keeps_its_rich_details(net: Net, way: str, style: str, method:
     assert rpc_status.from_call(ending.error) == rich_status(9, "not before noon")
 
 
-@either_way
+@any_way
 @each_stream
 def test_an_error_after_messages(net: Net, way: str, style: str, method: str) -> None:
     """A stream that fails in its middle gives the messages before, then its error."""
@@ -62,7 +62,7 @@ def test_an_error_after_messages(net: Net, way: str, style: str, method: str) ->
     assert isinstance(ending.error, grpc.RpcError)
 
 
-@either_way
+@any_way
 @each_handle
 def test_a_call_is_cancelled(net: Net, way: str, style: str, method: str) -> None:
     """A cancelled call ends at once with CANCELLED, at the server too, and can't be cancelled twice."""
@@ -83,7 +83,7 @@ def test_a_call_is_cancelled(net: Net, way: str, style: str, method: str) -> Non
     assert seen.cancelled
 
 
-@either_way
+@any_way
 @each_stream
 def test_a_stream_is_cancelled_in_its_middle(net: Net, way: str, style: str, method: str) -> None:
     """A stream that is cancelled after its first message ends with CANCELLED, at the server too."""
@@ -98,7 +98,7 @@ def test_a_stream_is_cancelled_in_its_middle(net: Net, way: str, style: str, met
     assert server.last().cancelled
 
 
-@either_way
+@any_way
 @each_call
 def test_a_deadline_passes(net: Net, way: str, style: str, method: str) -> None:
     """A call that takes longer than its timeout ends with DEADLINE_EXCEEDED at that instant, at the server too."""
@@ -109,12 +109,14 @@ def test_a_deadline_passes(net: Net, way: str, style: str, method: str) -> None:
     assert 0.12 < time.monotonic() - started < 1.5
     assert (ending.messages, ending.code) == ([], grpc.StatusCode.DEADLINE_EXCEEDED)
     # without its retry filter C-core wraps its own words
-    assert ending.details == ("Stream removed (Deadline Exceeded)" if way == "mesh" else "Deadline Exceeded")
+    assert ending.details == (
+        "Stream removed (Deadline Exceeded)" if way in ("mesh", "interceptors") else "Deadline Exceeded"
+    )
     assert isinstance(ending.error, grpc.RpcError)
     assert server.last().over.wait(2.0)
 
 
-@either_way
+@any_way
 @each_stream
 def test_a_deadline_passes_in_the_middle(net: Net, way: str, style: str, method: str) -> None:
     """A stream's timeout bounds all of it: messages that came stay, then DEADLINE_EXCEEDED."""
@@ -124,7 +126,7 @@ def test_a_deadline_passes_in_the_middle(net: Net, way: str, style: str, method:
     assert ending.code is grpc.StatusCode.DEADLINE_EXCEEDED
 
 
-@either_way
+@any_way
 @pytest.mark.parametrize(("style", "method"), [call for call in HANDLES if call[0] != "aio"])
 def test_an_abandoned_call(net: Net, way: str, style: str, method: str) -> None:
     """A call that its caller lets go of is cancelled at the server, without a garbage collection."""
@@ -137,7 +139,7 @@ def test_an_abandoned_asyncio_stream(net: Net, method: str) -> None:
     _abandon(net, "mesh", "aio", method)
 
 
-@either_way
+@any_way
 @pytest.mark.parametrize("method", ["Unary", "ClientStream"])
 def test_an_asyncio_call_that_nobody_awaits_is_made(net: Net, way: str, method: str) -> None:
     """On asyncio a call with one response is made all the same when nobody holds it: grpcio's is a task."""
@@ -168,7 +170,7 @@ def _abandon(net: Net, way: str, style: str, method: str) -> None:
         gc.enable()
 
 
-@either_way
+@any_way
 @each_call
 def test_metadata_both_ways(net: Net, way: str, style: str, method: str) -> None:
     """Metadata arrives as it was sent, both ways: in order, duplicates kept, bytes under -bin keys."""
@@ -185,7 +187,7 @@ def test_metadata_both_ways(net: Net, way: str, style: str, method: str) -> None
     assert ("x-user", " a b ") in seen or ("x-user", "a b") in seen
 
 
-@either_way
+@any_way
 @each_call
 def test_metadata_of_an_error(net: Net, way: str, style: str, method: str) -> None:
     """A failed call has its metadata too, on the error as on the call."""

@@ -24,6 +24,11 @@ from tests.wire.echo import EchoServer, eventually
 WAYS = ["grpcio", "mesh"]
 either_way = pytest.mark.parametrize("way", WAYS)
 
+# The mesh as plain interceptors of a channel of grpcio's own: one that leads nowhere, for protobuf knows where the
+# messages are; or, where protobuf knows nothing, one that leads to the server.
+any_way = pytest.mark.parametrize("way", [*WAYS, "interceptors", "interceptors, no protobuf"])
+NOWHERE = "127.0.0.1:1"
+
 
 class Net:
     """Echo servers, a mesh that knows them from a file, and channels to them either way. Closes what it opened."""
@@ -101,10 +106,11 @@ class Net:
 
     def channel(self, way: str = "mesh", **settings: Any) -> grpc.Channel:
         """A channel for threads."""
-        bare = way != "mesh"
-        channel: grpc.Channel = (
-            _bare(grpc, self._addresses[0], settings) if bare else self.mesh.channel("echo", **settings)
-        )
+        if way == "mesh":
+            channel = self.mesh.channel("echo", **settings)
+        else:
+            plain = self.mesh.interceptors("echo", **settings) if way != "grpcio" else []
+            channel = grpc.intercept_channel(_bare(grpc, self._target(way), settings), *plain)
         self._closing.append(channel.close)
         return channel
 
@@ -116,8 +122,18 @@ class Net:
         """A channel for the running loop; who asks for it closes it."""
         if way == "mesh":
             return self.mesh.aio_channel("echo", **settings)
-        channel: grpc.aio.Channel = _bare(grpc.aio, self._addresses[0], settings)
+        if way != "grpcio":
+            settings["interceptors"] = self.mesh.aio_interceptors("echo", **settings)
+        channel: grpc.aio.Channel = _bare(grpc.aio, self._target(way), settings)
         return channel
+
+    def _target(self, way: str) -> str:
+        """Where a channel of grpcio's own leads; without protobuf the interceptors find no message classes."""
+        if way == "interceptors, no protobuf":
+            patch = pytest.MonkeyPatch()
+            patch.setattr("proxyless.channel.interceptors.messages_of", lambda _method, _arity: None)
+            self._closing.append(patch.undo)
+        return NOWHERE if way == "interceptors" else self._addresses[0]
 
     def run(self, way: str, scene: Callable[[Any], Coroutine[Any, Any, Any]], **settings: Any) -> Any:
         """Play an asyncio scene with a stub of its own; afterwards no task is left."""

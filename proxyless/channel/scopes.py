@@ -1,0 +1,144 @@
+"""Whose channel is being opened: the innermost construction that was given to the mesh, or nobody's.
+
+A program opens a channel deep inside a client library. What decides where it leads is asked in this order:
+the object whose method opens it, if that was given to the mesh; the constructions under way in this thread or
+task, the innermost first; the rules of the whole process. What none of them knows stays grpcio's.
+"""
+
+from __future__ import annotations
+
+import sys
+import weakref
+from collections.abc import Callable
+from contextvars import ContextVar
+from types import FrameType
+from typing import Any, Protocol
+
+from proxyless.channel.rules import Rules, own_name
+
+
+class Opens(Protocol):
+    """What is needed of a `Mesh`."""
+
+    def channel(self, service: str, *, credentials: Any, options: Any, compression: Any) -> Any:
+        """A `grpc.Channel`."""
+
+    def aio_channel(self, service: str, *, credentials: Any, options: Any, compression: Any, interceptors: Any) -> Any:
+        """A `grpc.aio.Channel`."""
+
+    def ready(self, *services: str, timeout: float | None) -> bool:
+        """Wait until these are known."""
+
+    def status(self) -> dict[str, Any]:
+        """What is known."""
+
+
+PATIENCE = 2.0
+"""Seconds in which the source has to say whether it knows a service by a target's own name."""
+
+
+class Adoption:
+    """Some channels, given to a mesh: which ones, and which mesh. Shared by all constructions of one decorator.
+
+    `service` is where every target leads that no rule knows. Without it and without rules a target leads
+    where its own name says, if the mesh knows a service of that name.
+    """
+
+    def __init__(self, service: str | None, rules: Rules | None, mesh: Callable[[], Opens]) -> None:
+        self.service = service
+        self.rules = rules
+        self.mesh = mesh
+
+    def service_of(self, target: Any) -> str | None:
+        """The service that a channel to `target` leads to; None to leave it alone."""
+        if self.rules is not None:
+            return self.rules.service_of(target) or self.service
+        if self.service is not None:
+            return self.service
+        name = own_name(target)
+        return name if name is not None and self._knows(name) else None
+
+    def _knows(self, name: str) -> bool:
+        mesh = self.mesh()
+        mesh.ready(name, timeout=PATIENCE)
+        status = mesh.status()
+        documented = any(document["document"] == f"services/{name}" for document in status["documents"])
+        return documented or any(endpoint["service"] == name for endpoint in status["endpoints"])
+
+    def owns(self, made: Any) -> Any:
+        """Remember that `made` came of a decorated call: the channels its methods open later are meant too."""
+        key = id(made)
+        try:
+            _MADE[key] = (weakref.ref(made, lambda _: _MADE.pop(key, None)), self)
+        except TypeError:
+            pass  # a tuple, a number: nothing that opens channels
+        return made
+
+    def __enter__(self) -> Adoption:
+        _UNDER_WAY.set((*_UNDER_WAY.get(), self))
+        return self
+
+    def __exit__(self, *_error: object) -> None:
+        # No token: a generator may be closed in another context than it was begun in, where there is nothing to undo.
+        under_way = _UNDER_WAY.get()
+        if under_way and under_way[-1] is self:
+            _UNDER_WAY.set(under_way[:-1])
+
+    def __repr__(self) -> str:
+        if self.rules is None:
+            return f"<meshed: {self.service or 'by the names of targets'}>"
+        return f"<meshed: by rules{f', else {self.service}' if self.service else ''}>"
+
+
+_UNDER_WAY: ContextVar[tuple[Adoption, ...]] = ContextVar("proxyless_adoptions", default=())
+_MADE: dict[int, tuple[weakref.ref[Any], Adoption]] = {}
+
+INSTALLED: list[Adoption] = []
+"""The rules of the whole process, the newest first."""
+
+MARK = "__meshed__"
+"""Where a decorated class keeps its `Adoption`; a subclass may be decorated anew, and then its own counts."""
+
+
+def adoption_of(cls: type) -> Adoption | None:
+    """How `cls` was decorated, or what it inherits from."""
+    found = next((vars(base)[MARK] for base in cls.__mro__ if MARK in vars(base)), None)
+    return found if isinstance(found, Adoption) else None
+
+
+def choose(target: Any) -> tuple[Opens, str] | None:
+    """The mesh and the service that a channel to `target`, opened here and now, leads to; None for grpcio."""
+    opener = _opener()
+    asked = [opener] if opener is not None else []
+    asked += reversed(_UNDER_WAY.get())
+    asked += INSTALLED
+    for adoption in asked:
+        service = adoption.service_of(target)
+        if service is not None:
+            return adoption.mesh(), service
+    return None
+
+
+def _opener() -> Adoption | None:
+    """The adoption of the object whose method opens the channel: the nearest `self` or `cls` on the stack.
+
+    That is how a client is served that opens its channel long after it was made, at no cost to its other
+    calls. Only the nearest one: an object further up did not open this channel, but called somebody who did.
+    """
+    frame: FrameType | None = sys._getframe(1)
+    while frame is not None:
+        code = frame.f_code
+        # Not our own frames; and what instrumentation wraps around the factories has a `self` that opens nothing.
+        if code.co_argcount and code.co_varnames[0] in ("self", "cls") and not _passes_on(frame):
+            receiver = frame.f_locals.get(code.co_varnames[0])
+            made = _MADE.get(id(receiver))
+            if made is not None and made[0]() is receiver:
+                return made[1]
+            return adoption_of(receiver if isinstance(receiver, type) else type(receiver))
+        frame = frame.f_back
+    return None
+
+
+def _passes_on(frame: FrameType) -> bool:
+    module = str(frame.f_globals.get("__name__", ""))
+    return module.startswith(("proxyless.", "opentelemetry.instrumentation.", "sentry_sdk.", "ddtrace.", "wrapt"))
