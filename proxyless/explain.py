@@ -5,6 +5,7 @@ Both are pure: they read what is there, send nothing, draw nothing and count not
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, fields, is_dataclass, replace
 from typing import Any
@@ -13,6 +14,7 @@ from proxyless.model.matches import Match, veiled
 from proxyless.model.quantities import Duration, camel
 from proxyless.model.snapshot import Cluster, NodeState, PlannedRoute, ServiceTable, Snapshot
 from proxyless.model.topology import Locality
+from proxyless.policy.locality import Ladder
 from proxyless.policy.matcher import joined
 
 
@@ -33,10 +35,15 @@ class Explanation:
     mirror: tuple[Mapping[str, Any], ...]
     policy: Mapping[str, Any]
     """The traffic policy in effect for each destination, defaults included."""
+    ladder: tuple[Mapping[str, Any], ...] = ()
+    """Where localities count: each place with its priority, its health and its percentage of the calls."""
+    left_out: tuple[Mapping[str, Any], ...] = ()
+    """Endpoints that are known and can't be called, with the reason."""
 
     def to_dict(self) -> dict[str, Any]:
-        """The same, JSON-able."""
-        return asdict(self)
+        """The same, JSON-able; `ladder` and `left_out` only where there is something to say."""
+        made = asdict(self)
+        return {key: value for key, value in made.items() if value or key not in ("ladder", "left_out")}
 
 
 def explain(
@@ -84,8 +91,41 @@ def _followed(
     fault = plain(route.route.fault) if route.faults is not None else None
     policies = {str(cluster.key): plain(cluster.policy) for cluster in route.clusters}
     return Explanation(
-        service, method, route.name, refusal, rejected, split, endpoints, route.timeout, retry, fault, (), policies
+        service,
+        method,
+        route.name,
+        refusal,
+        rejected,
+        split,
+        endpoints,
+        route.timeout,
+        retry,
+        fault,
+        (),
+        policies,
+        tuple(rung for cluster in route.clusters for rung in _ladder(cluster)),
+        tuple(one for cluster in route.clusters for one in _left_out(cluster)),
     )
+
+
+def _ladder(cluster: Cluster) -> list[dict[str, Any]]:
+    if not isinstance(cluster.picker, Ladder):
+        return []
+    of = {"service": cluster.key.service, "subset": cluster.key.subset or None}
+    return [{**of, **rung} for rung in cluster.picker.view()]
+
+
+def _left_out(cluster: Cluster) -> list[dict[str, Any]]:
+    return [
+        {
+            "address": endpoint.address,
+            "service": cluster.key.service,
+            "subset": cluster.key.subset or None,
+            "locality": str(endpoint.locality),
+            "why": why,
+        }
+        for endpoint, why in cluster.left_out()
+    ]
 
 
 def _endpoints(cluster: Cluster, now: float) -> list[dict[str, Any]]:
@@ -97,9 +137,18 @@ def _endpoints(cluster: Cluster, now: float) -> list[dict[str, Any]]:
             "locality": str(node.endpoint.locality),
             "weight": weight,
             "state": _state(node, now),
+            **_standing(cluster, node),
         }
         for node, weight in zip(cluster.nodes, cluster.weights, strict=True)
     ]
+
+
+def _standing(cluster: Cluster, node: NodeState) -> dict[str, Any]:
+    """Where localities count: a node's priority, and what its place gets of the calls."""
+    if not isinstance(cluster.picker, Ladder):
+        return {}
+    priority, percent = cluster.picker.place(node)
+    return {"priority": priority, "place_percent": round(percent, 3)}
 
 
 def _state(node: NodeState, now: float) -> str:
@@ -148,7 +197,14 @@ def status_of(
         "locality": str(locality),
         "services": services,
         "endpoints": endpoints,
-        "destinations": {str(key): cluster.state.status(now) for key, cluster in snapshot.clusters.items()},
+        "destinations": {
+            str(key): {
+                **cluster.state.status(now),
+                "ladder": _ladder(cluster),
+                "left_out": dict(Counter(why for _, why in cluster.left_out())),
+            }
+            for key, cluster in snapshot.clusters.items()
+        },
     }
 
 

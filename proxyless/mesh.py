@@ -11,13 +11,13 @@ import os
 import random
 import threading
 import time
-import weakref
 from collections.abc import Callable, Mapping, Sequence
 from importlib.metadata import entry_points
 from typing import TYPE_CHECKING, Any
 
 import grpc
 
+from proxyless import forks
 from proxyless.channel import aio_interceptors as aio_plain
 from proxyless.channel import interceptors as plain
 from proxyless.channel.aio import AioMeshChannel
@@ -26,26 +26,23 @@ from proxyless.channel.subchannel import Subchannels
 from proxyless.channel.sync import MeshChannel
 from proxyless.channel.timers import Timers
 from proxyless.control import Source
-from proxyless.control.cache import Cache, Saver
 from proxyless.control.compiler import Compiler
-from proxyless.control.loop import Loop
+from proxyless.control.feed import Feed
 from proxyless.control.sources import Factory, default_url, factory
 from proxyless.control.standing import Here, client_number
+from proxyless.entrance import Entrance
 from proxyless.errors import ConfigError
-from proxyless.events import Observer, Suspicious, emitter, log_event, of_destination
+from proxyless.events import Observer, emitter, log_event, of_destination
 from proxyless.model.findings import Invalid
 from proxyless.model.snapshot import ClusterKey, Snapshot
 from proxyless.model.topology import NOWHERE, Locality
 from proxyless.policy.balancers import BALANCERS, Balancer
-from proxyless.script import Outcome, Rpc, Script, Send, Watcher
-from proxyless.stack import ENTRY, compose, watched
+from proxyless.script import Send, Watcher
+from proxyless.stack import ENTRY, compose
 from proxyless.state import Nodes, SnapshotSlot
 
 if TYPE_CHECKING:
     from proxyless.explain import Explanation
-
-PATIENCE = 1.0
-"""Seconds a source is given to speak before the disk is asked: a hung agent refuses nothing, it is only silent."""
 
 
 def connect(
@@ -124,32 +121,20 @@ class Mesh:
             rng=self._dice.random,
             pause=time.sleep,
         )
-        self._watchers: tuple[Watcher, ...] = ()
+        self._entrance = Entrance(self._links.enter_by, lambda: self._start(self._slot.current.version))
         self._wanted: set[str] = set()
         self._lock = threading.Lock()
-        self._waking = threading.Lock()
-        self._asleep = False
-        """Whether this is a forked child in which nothing has been used yet."""
         self.closed = False
         self._start(version=0)
-        _LIVING.add(self)
+        forks.join(self)
 
     def _start(self, version: int) -> None:
         source, cache = self._make_source()
         disabled = frozenset(os.environ.get("PROXYLESS_DISABLE", "").replace(" ", "").split(","))
         here = Here(self.locality, self.labels, client_number(os.environ, self._dice.random))
         compiler = Compiler(self._nodes, compose, self._balancers, here, self._dice.random, disabled)
-        self._source = source
-        self._cache: Cache | None = cache
-        self._loop = loop = Loop(source, compiler, self._publish, self._emit, self._clock, version)
-        self._saver: Saver | None = None
-        if cache is not None:
-            self._saver = Saver(cache, loop.believed, lambda why: self._emit(Suspicious(source.name, "disk", why)))
-            loop.on_change = self._saver.changed
-            loop.on_silence = self._restore
-        source.start(loop)
-        for service in sorted(self._wanted):
-            self._follow(service)
+        self._feed = Feed(source, cache, compiler, self._publish, self._emit, self._clock, self._timers.after, version)
+        self._feed.start(self._wanted)
 
     # -- channels
 
@@ -194,28 +179,29 @@ class Mesh:
         """Follow `service` from now on. Channels do it by themselves."""
         if self.closed:
             raise ValueError("this mesh is closed: connect() again")
-        self._awaken()
+        self._entrance.awaken()
         if not service or not isinstance(service, str):
             raise ConfigError(f"a service has a name, got {service!r}")
         with self._lock:
             if service in self._wanted:
                 return
             self._wanted.add(service)
-        self._follow(service)
+        self._feed.follow(service)
 
-    def _follow(self, service: str) -> None:
-        self._loop.want(service)
-        if self._cache is not None:
-            loop = self._loop
-            self._timers.after(PATIENCE, lambda: self._restore() if loop.silent and loop is self._loop else None)
+    @property
+    def source(self) -> Source:
+        """Where the mesh's state comes from; in a child that has been forked, its own."""
+        self._entrance.awaken()
+        return self._feed.source
 
-    def _restore(self) -> None:
-        """The source is silent: begin with what an earlier process wrote down."""
-        state = self._cache.load() if self._cache is not None and self._loop.silent else None
-        if state is not None:
-            self._loop.restore(*state)
-            if (assume := getattr(self._source, "assume", None)) is not None:
-                assume(*state)
+    @property
+    def snapshot(self) -> Snapshot:
+        """What a call that begins now would go by."""
+        return self._slot.current
+
+    def restore(self) -> None:
+        """Don't wait for a source that is silent: begin with what an earlier process wrote down, if one did."""
+        self._feed.restore()
 
     def _publish(self, snapshot: Snapshot) -> None:
         before = self._slot.current
@@ -236,7 +222,7 @@ class Mesh:
 
         Returns False when `timeout` seconds went by first.
         """
-        self._awaken()
+        self._entrance.awaken()
         for service in services:
             self.want(service)
         wanted = services or tuple(self._wanted)
@@ -248,10 +234,10 @@ class Mesh:
 
     def status(self) -> dict[str, Any]:
         """All that is known, JSON-able: documents with their verdicts, endpoints with their state, staleness."""
-        self._awaken()
+        self._entrance.awaken()
         from proxyless.explain import status_of
 
-        return status_of(self._slot.current, self._loop.status(), self.labels, self.locality, self._clock())
+        return status_of(self._slot.current, self._feed.loop.status(), self.labels, self.locality, self._clock())
 
     def explain(self, service: str, method: str, metadata: Any = ()) -> Explanation:
         """The decision for one request: route, why earlier ones did not match, split, endpoints, timeout.
@@ -265,14 +251,8 @@ class Mesh:
 
     def watch(self, watcher: Watcher) -> Callable[[], None]:
         """Show `watcher` every call that begins from now on (see `script.Watcher`); call the result to end that."""
-        self._watch(lambda others: (*others, watcher))
-        return lambda: self._watch(lambda others: tuple(other for other in others if other is not watcher))
-
-    def _watch(self, edit: Callable[[tuple[Watcher, ...]], tuple[Watcher, ...]]) -> None:
-        self._awaken()
-        with self._lock:
-            self._watchers = edit(self._watchers)
-            self._links.enter_by(watched(ENTRY, self._watchers))
+        self._entrance.awaken()
+        return self._entrance.watch(watcher)
 
     # -- ending
 
@@ -282,15 +262,12 @@ class Mesh:
             if self.closed:
                 return
             self.closed = True
-        _LIVING.discard(self)
-        self._loop.close()
-        self._source.close()
-        if self._saver is not None:
-            self._saver.close()
+        forks.leave(self)
+        self._feed.close()
         for channel in self._links.channels():
             channel.mesh_closed()
         until = self._clock() + grace
-        while self._clock() < until and any(node.inflight for node in self._nodes.all()):
+        while self._clock() < until and self.busy():
             time.sleep(0.005)
         for channel in self._links.channels():
             channel.end_calls()
@@ -303,48 +280,30 @@ class Mesh:
         self.close()
 
     def __repr__(self) -> str:
-        return f"<Mesh {self._source.name}: {self._slot.current!r}>"
+        return f"<Mesh {self._feed.source.name}: {self._slot.current!r}>"
 
     # -- forking
 
-    def _forked(self) -> None:
+    def hold(self) -> None:
+        """Let no call begin until the fork is over that is about to happen; see `forks.py`."""
+        self._entrance.hold()
+
+    def busy(self) -> bool:
+        """Whether calls are under way."""
+        return any(node.inflight for node in self._nodes.all())
+
+    def release(self) -> None:
+        """The fork is over, and this is the parent."""
+        self._entrance.release()
+
+    def renew(self) -> None:
         """In a child: threads, locks and connections of the parent are of no use. Serve on with what is known."""
         self._lock = threading.Lock()
-        self._waking = threading.Lock()
         self._slot.renew()
         self._timers.renew()
         self._subchannels.renew()
         self._nodes.renew()
         self._dice.seed()  # or all children would draw the parent's numbers
-        # The rest waits for the first use: many children never make a call.
-        self._asleep = True
         for channel in self._links.channels():
             channel.forked()
-        self._links.enter_by(self._first_call)
-
-    def _first_call(self, rpc: Rpc) -> Script[Outcome]:
-        """The head of the stack in a child that has made no call yet."""
-        self._awaken()
-        return self._links.entry(rpc)
-
-    def _awaken(self) -> None:
-        """In a child, at its first use: watch again, by threads of its own."""
-        if not self._asleep:
-            return
-        with self._waking:
-            if self._asleep:
-                self._start(self._slot.current.version)
-                self._asleep = False
-                self._links.enter_by(watched(ENTRY, self._watchers))
-
-
-_LIVING: weakref.WeakSet[Mesh] = weakref.WeakSet()
-
-
-def _after_fork() -> None:
-    for mesh in list(_LIVING):
-        mesh._forked()
-
-
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_after_fork)
+        self._entrance.renew()

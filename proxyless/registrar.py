@@ -124,8 +124,8 @@ def _source(mesh: Any) -> tuple[ConsulSettings | None, str]:
     """The Consul to register with, if the mesh's state comes from one, and the source's name. Raises
     ValueError."""
     if mesh is not None:
-        source = mesh._source
-        settings = getattr(source, "_settings", None)
+        source = mesh.source
+        settings = getattr(source, "settings", None)
         return (settings if isinstance(settings, ConsulSettings) else None), source.name
     url = default_url()
     if url.partition(":")[0] in ("consul", "consul+https"):

@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from proxyless.cli import screen
 from proxyless.cli.names import check_known
 from proxyless.cli.options import Format, OneService, Output, Source
-from proxyless.cli.screen import BAD, DOUBTFUL, GOOD, NONE, Cell
+from proxyless.cli.screen import BAD, DOUBTFUL, GOOD, NONE, QUIET, TITLE, Cell
 from proxyless.cli.session import View, look
 
 if TYPE_CHECKING:
     from proxyless.model.snapshot import Cluster
 
+FEW = 5
+STANDING = ("priority", "place_percent")
+"""What is there where localities count."""
 FIELDS = ("address", "service", "subset", "locality", "weight", "state")
 """What is shown of an endpoint. What is under way on it is known to the program that calls it, not here."""
 
@@ -27,6 +31,7 @@ def endpoints(service: OneService = None, source: Source = None, output: Output 
         screen.as_json(listed)
     elif listed:
         table(listed)
+        left_out(list(missing(view)))
     empty = [cluster for cluster in view.snapshot.clusters.values() if cluster.known and not cluster.nodes]
     for cluster in sorted(empty, key=lambda cluster: cluster.key):
         screen.note(why_none(view, cluster))
@@ -37,11 +42,33 @@ def endpoints(service: OneService = None, source: Source = None, output: Output 
 
 def shown(entry: dict[str, Any]) -> dict[str, Any]:
     """An endpoint of `Mesh.status()` as the command line shows it."""
-    return {field: entry[field] for field in FIELDS}
+    return {field: entry[field] for field in (*FIELDS, *STANDING) if field in FIELDS or field in entry}
+
+
+def missing(view: View) -> Iterator[tuple[str, str, str]]:
+    """Who is known and can't be called: (address, destination, why)."""
+    for key, cluster in sorted(view.snapshot.clusters.items()):
+        for endpoint, why in cluster.left_out():
+            yield endpoint.address, str(key), why
+
+
+def left_out(found: Sequence[tuple[str, str, str]]) -> None:
+    """Who can't be called, by reason: a few names each."""
+    by_reason: dict[tuple[str, str], list[str]] = {}
+    for address, destination, why in found:
+        by_reason.setdefault((destination, why), []).append(address)
+    if not by_reason:
+        return
+    screen.line()
+    screen.line(("Left out", TITLE))
+    for (destination, why), addresses in by_reason.items():
+        more = f" and {len(addresses) - FEW} more" if len(addresses) > FEW else ""
+        screen.line(f"  {destination}: {why}: {', '.join(addresses[:FEW])}", (more, QUIET))
 
 
 def table(listed: list[dict[str, Any]], indent: int = 0) -> None:
     """Endpoints for people."""
+    heads: tuple[str, ...] = ("ADDRESS", "SERVICE", "SUBSET", "LOCALITY", "WEIGHT", "STATE")
     rows: list[tuple[Cell, ...]] = [
         (
             entry["address"],
@@ -53,7 +80,28 @@ def table(listed: list[dict[str, Any]], indent: int = 0) -> None:
         )
         for entry in listed
     ]
-    screen.table(("ADDRESS", "SERVICE", "SUBSET", "LOCALITY", "WEIGHT", "STATE"), rows, indent)
+    if any("priority" in entry for entry in listed):
+        heads += ("PRIORITY",)
+        rows = [(*row, str(entry.get("priority", NONE))) for row, entry in zip(rows, listed, strict=True)]
+    screen.table(heads, rows, indent)
+
+
+def ladder(rungs: Sequence[Mapping[str, Any]], indent: int = 0) -> None:
+    """Where localities count: who gets how much of the calls, and for what health."""
+    rows: list[tuple[Cell, ...]] = [
+        (
+            f"{rung['service']}/{rung['subset']}" if rung["subset"] else rung["service"],
+            str(rung["priority"]),
+            rung["locality"] or NONE,
+            (f"{rung['healthy']} of {rung['endpoints']}", GOOD if rung["healthy"] == rung["endpoints"] else DOUBTFUL),
+            (
+                f"{rung['percent']:g} %" + (", PANIC: all are called" if rung["panic"] else ""),
+                BAD if rung["panic"] else "",
+            ),
+        )
+        for rung in rungs
+    ]
+    screen.table(("DESTINATION", "PRIORITY", "LOCALITY", "HEALTHY", "CALLS"), rows, indent)
 
 
 def state_style(state: str) -> str:

@@ -101,6 +101,13 @@ def _show(view: View, made: Mapping[str, Any]) -> None:
         places.table(made["endpoints"][:MOST], indent=2)
         if len(made["endpoints"]) > MOST:
             screen.line((f"  and {len(made['endpoints']) - MOST} more; -o json has all of them", QUIET))
+    if made.get("ladder"):
+        screen.line()
+        screen.line(("Localities", TITLE), (", nearest first", QUIET))
+        places.ladder(made["ladder"], indent=2)
+    places.left_out(
+        [(one["address"], destination(one["service"], one["subset"]), one["why"]) for one in made.get("left_out", ())]
+    )
     _policy(made)
     _samples(made.get("samples"))
 

@@ -16,6 +16,7 @@ from typing import Any
 
 from proxyless.model.snapshot import Cluster, ClusterKey, Picker, PlannedRoute, Snapshot
 from proxyless.policy.balancers import BALANCERS
+from proxyless.policy.locality import Ladder
 from proxyless.policy.matcher import joined
 
 
@@ -79,4 +80,7 @@ def _picker(cluster: Cluster, rng: Any) -> Picker:
     build = BALANCERS.get(policy.policy)
     if build is None:  # a plug-in's
         build = next(e for e in entry_points(group="proxyless.balancers") if e.name == policy.policy).load()
-    return build(cluster.nodes, cluster.weights, policy, rng)
+    balancer = build
+    if isinstance(cluster.picker, Ladder):
+        return cluster.picker.rebuilt(lambda nodes, weights: balancer(nodes, weights, policy, rng))
+    return balancer(cluster.nodes, cluster.weights, policy, rng)

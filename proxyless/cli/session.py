@@ -128,17 +128,17 @@ def look(
         spoke = _wait(mesh, (), until - PATIENCE / 2, heard)
         if not spoke:
             # It would ask the disk by itself for a service that is wanted; perhaps none is, yet.
-            mesh._restore()
+            mesh.restore()
             spoke = _wait(mesh, (), until, heard)
         if spoke and every:
             services = _every(where, mesh.status())
             for service in services:
                 mesh.want(service)
             if mesh.status()["from_disk"]:
-                mesh._restore()  # the endpoints too, now that they are asked for
+                mesh.restore()  # the endpoints too, now that they are asked for
         complete = spoke and _wait(mesh, services, until, heard)
         status = mesh.status()
-        snapshot = mesh._slot.current  # the composition root keeps no secrets from its command line
+        snapshot = mesh.snapshot
     trouble = _trouble(status, complete)
     if not status["version"]:
         raise unreachable(where, trouble)
@@ -159,7 +159,7 @@ def _wait(mesh: Mesh, services: Sequence[str], until: float, heard: threading.Ev
     failed_at: float | None = None
     while True:
         heard.clear()
-        if mesh._slot.current.version and mesh.ready(*services, timeout=0.0):
+        if mesh.snapshot.version and mesh.ready(*services, timeout=0.0):
             return True
         now = time.monotonic()
         if failed_at is None and mesh.status()["stale"]:

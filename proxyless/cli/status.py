@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from proxyless.cli import screen
-from proxyless.cli.endpoints import shown, state_style
+from proxyless.cli.endpoints import ladder, shown, state_style
 from proxyless.cli.options import Format, Output, Source
 from proxyless.cli.screen import BAD, DOUBTFUL, GOOD, NONE, QUIET, Cell
 from proxyless.cli.session import View, look
@@ -76,6 +76,10 @@ def _destinations(view: View) -> None:
     if rows:
         screen.line()
         screen.table(("SERVICE", "SUBSET", "ENDPOINTS", "STATE"), rows)
+    rungs = [rung for one in view.status["destinations"].values() for rung in one["ladder"]]
+    if rungs:
+        screen.line()
+        ladder(rungs)
 
 
 def _in_words(counted: Counter[str], known: bool) -> Cell:

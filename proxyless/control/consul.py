@@ -142,7 +142,7 @@ class ConsulSource:
         rng: Callable[[], float] = random.random,
     ) -> None:
         self.name = settings.name
-        self._settings = settings
+        self.settings = settings
         self._wait, self._hold, self._now, self._rng = wait, empty_hold, now, rng
         self._sink: Sink | None = None
         self._lock = threading.Lock()
@@ -153,7 +153,7 @@ class ConsulSource:
 
     def start(self, sink: Sink) -> None:
         self._sink = sink
-        if risk := self._settings.token_file_risk():
+        if risk := self.settings.token_file_risk():
             sink.suspicious(DOCUMENTS, risk)
         self._add(None)
 
@@ -202,8 +202,8 @@ class ConsulSource:
             watch.thread.start()
 
     def _documents(self, sink: Sink) -> Watch:
-        client = ConsulClient(self._settings)
-        params = self._place(self._settings.dc)
+        client = ConsulClient(self.settings)
+        params = self._place(self.settings.dc)
 
         def belief(watch: Watch) -> Belief:
             def tell(documents: Mapping[str, RawDocument]) -> None:
@@ -211,14 +211,14 @@ class ConsulSource:
                     sink.documents(documents)
 
             ask = _asking(client, params)
-            return Documents(self._settings.prefix, ask, tell, hold=self._hold, now=self._now)
+            return Documents(self.settings.prefix, ask, tell, hold=self._hold, now=self._now)
 
         own = [("recurse", ""), *params, *self._mode()]
         return Watch(DOCUMENTS, sink, client, own, belief, wait=self._wait, now=self._now, rng=self._rng)
 
     def _endpoints(self, watched: Watched, sink: Sink) -> Watch:
-        client = ConsulClient(self._settings)
-        datacenter = watched.datacenter or self._settings.dc
+        client = ConsulClient(self.settings)
+        datacenter = watched.datacenter or self.settings.dc
         params = self._place(datacenter)
 
         def belief(watch: Watch) -> Belief:
@@ -238,11 +238,11 @@ class ConsulSource:
 
     def _place(self, datacenter: str) -> list[tuple[str, str]]:
         """Only what is configured: a Consul without namespaces refuses `ns`."""
-        place = (("dc", datacenter), ("ns", self._settings.ns), ("partition", self._settings.partition))
+        place = (("dc", datacenter), ("ns", self.settings.ns), ("partition", self.settings.partition))
         return [(name, value) for name, value in place if value]
 
     def _mode(self) -> list[tuple[str, str]]:
-        return [("stale", "")] if self._settings.stale else []
+        return [("stale", "")] if self.settings.stale else []
 
     def _is_elsewhere(self, datacenter: str, client: ConsulClient) -> bool:
         """Whether it is another than the agent's own. If the agent won't say, what is named is another."""

@@ -25,15 +25,13 @@ def absent(endpoints: Sequence[Endpoint], discovery: Discovery, subset: Subset |
     return _chosen(unwell, discovery, subset)
 
 
-def why_not(endpoint: Endpoint, discovery: Discovery, subset: Subset | None) -> str:
-    """Why an endpoint is no member; "" if that is not for its health, the filters or the subset."""
-    if unwell := _unwell(endpoint, discovery):
-        return unwell
+def why_not(endpoint: Endpoint, discovery: Discovery, subset: Subset | None) -> str | None:
+    """Why an endpoint is no member; "" if neither for its health nor a filter, None if it is of another subset."""
     if discovery.filter and not _chosen([endpoint], discovery, None):
         return "discovery.filter leaves it out"
     if subset is not None and not _chosen([endpoint], discovery, subset):
-        return "it is not in the subset"
-    return ""
+        return None
+    return _unwell(endpoint, discovery)
 
 
 def _unwell(endpoint: Endpoint, discovery: Discovery) -> str:

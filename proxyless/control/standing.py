@@ -66,14 +66,17 @@ class Standing:
         return [self._thinned(spot, most, spots) for spot in spots] if most else spots
 
     def left_out(self) -> Iterator[tuple[Endpoint, str]]:
-        """Every endpoint that is known and no member, with the reason."""
+        """The endpoints that are known, of this subset, and no members; each with the reason."""
         placed = {endpoint.address for spot in self._placed() for endpoint in spot.members}
         members = {endpoint.address for spot in self.spots() for endpoint in spot.members}
         most = self._policy.connection.max_endpoints
         for endpoint in (endpoint for group in self._groups for endpoint in group):
             if endpoint.address in members:
                 continue
-            if why := why_not(endpoint, self._discovery, self._subset):
+            why = why_not(endpoint, self._discovery, self._subset)
+            if why is None:
+                continue
+            if why:
                 yield endpoint, why
             elif endpoint.address in placed:
                 yield endpoint, f"it is not among the {most} that this process may have (connection.maxEndpoints)"

@@ -138,11 +138,14 @@ def test_the_mesh_keeps_its_secrets(guarded: tuple[ConsulAgent, Fleet, LyingProx
             mesh,
             mesh.channel("echo"),
             mesh.aio_channel("echo"),
-            mesh._source,
-            mesh._loop,
-            mesh._cache,
+            mesh.source,
+            mesh._feed,
+            mesh._feed.loop,
+            mesh._feed._cache,
         )
-        said.by("attributes", *(vars(one) for one in (mesh, mesh._loop, mesh._source, mesh._saver)))
+        said.by(
+            "attributes", *(vars(one) for one in (mesh, mesh._feed, mesh._feed.loop, mesh.source, mesh._feed._saver))
+        )
         said.by("disk", *(str(path) for path in folder.rglob("*")))
         said.by("disk", *(path.read_text() for path in folder.glob("*/*")))
         assert called(echo) == "old"

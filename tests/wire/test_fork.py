@@ -7,6 +7,8 @@ import gc
 import os
 import select
 import signal
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Callable
@@ -15,6 +17,7 @@ from typing import Any
 import grpc
 import pytest
 
+from proxyless import forks
 from proxyless.protos import echo_pb2_grpc
 from tests.fakes import Watching
 from tests.wire.echo import Request, eventually
@@ -207,6 +210,65 @@ def test_forking_with_calls_under_way(net: Net) -> None:
             thread.join(10.0)
     assert failures == []
     assert len(list(stream)) == 99
+
+
+def test_a_call_that_begins_during_a_fork_waits_for_it(net: Net) -> None:
+    """Nobody enters gRPC while the process forks, and nobody notices more than a pause, blocking or on asyncio."""
+    net.server()
+    stub, aio = net.stub(), echo_pb2_grpc.EchoStub(net.aio_channel())
+    stub.Unary(Request())
+    ended: list[float] = []
+
+    async def on_a_loop() -> None:
+        await aio.Unary(Request())
+        ended.append(time.monotonic())
+
+    def blocking() -> None:
+        stub.Unary(Request())
+        ended.append(time.monotonic())
+
+    for call in (blocking, lambda: asyncio.run(on_a_loop())):
+        forks._before()
+        thread = threading.Thread(target=call)
+        thread.start()
+        thread.join(0.1)
+        assert (thread.is_alive(), net.inflight) == (True, 0)
+        released = time.monotonic()
+        forks._in_parent()
+        thread.join(5.0)
+        assert ended.pop() >= released
+
+
+def test_a_fork_waits_for_calls_under_way_but_not_for_long_ones(net: Net) -> None:
+    """A call of 30 ms has left gRPC when the process forks; one of 2 s keeps a fork for 0.1 s."""
+    net.server()
+    stub = net.stub()
+    stub.Unary(Request())
+    took = {}
+    for delay in (30, 2000):
+        thread = threading.Thread(target=lambda ms=delay: stub.Unary(Request(delay_ms=ms)))
+        thread.start()
+        eventually(lambda: net.inflight == 1)
+        started = time.monotonic()
+        forks._before()
+        took[delay] = (time.monotonic() - started, net.inflight)
+        forks._in_parent()
+        thread.join(5.0)
+    assert took[30][1] == 0
+    assert took[30][0] < forks.PATIENCE
+    assert took[2000][1] == 1
+    assert forks.PATIENCE <= took[2000][0] < forks.PATIENCE + 0.2
+
+
+def test_a_process_that_calls_nobody_forks_at_once(net: Net) -> None:
+    """Without another thread there is nobody to wait for."""
+    net.server()
+    script = (
+        "import sys, time, proxyless; from proxyless import forks; mesh = proxyless.connect(sys.argv[1]); "
+        "t = time.monotonic(); forks._before(); print(time.monotonic() - t < forks.SETTLE); forks._in_parent()"
+    )
+    said = subprocess.run([sys.executable, "-c", script, net.source], capture_output=True, text=True, check=True)
+    assert said.stdout == "True\n"
 
 
 def test_a_child_closes_its_mesh(net: Net) -> None:

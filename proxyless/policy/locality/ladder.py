@@ -8,8 +8,8 @@ offered to one live call when its time comes.
 from __future__ import annotations
 
 from bisect import bisect_right
-from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
 from itertools import accumulate, islice
 from math import inf
 from typing import Any, TypeAlias
@@ -223,6 +223,13 @@ class Ladder:
             }
             for rung, well, share in zip(self.rungs, self._well, self.percent, strict=True)
         ]
+
+    def rebuilt(self, build: Callable[[Sequence[NodeState], Sequence[int]], Picker]) -> Ladder:
+        """The same ladder over other pickers: for who wants to draw from it without moving it."""
+        rungs = [replace(rung, picker=build(rung.nodes, rung.weights)) for rung in self.rungs]
+        made = Ladder(rungs, self.overprovisioning, self.panic_threshold)
+        made.settle(self._sick)
+        return made
 
     def place(self, node: NodeState) -> tuple[int, float]:
         """A node's priority, and the percentage of the calls that its place gets."""

@@ -1,0 +1,72 @@
+"""One life of a source: started with its loop, remembered on disk and restored from there, closed.
+
+A process has one at a time; a forked child begins another, for threads and connections stay with the parent.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from typing import Any
+
+from proxyless.control import Source
+from proxyless.control.cache import Cache, Saver
+from proxyless.control.compiler import Compiler
+from proxyless.control.loop import Loop
+from proxyless.events import Observer, Suspicious
+from proxyless.model.snapshot import Snapshot
+
+PATIENCE = 1.0
+"""Seconds a source is given to speak before the disk is asked: a hung agent refuses nothing, it is only silent."""
+
+
+class Feed:
+    """A source, the loop that it tells, and what is kept of both. `after` calls a function in so many seconds."""
+
+    def __init__(
+        self,
+        source: Source,
+        cache: Cache | None,
+        compiler: Compiler,
+        publish: Callable[[Snapshot], None],
+        emit: Observer,
+        now: Callable[[], float],
+        after: Callable[[float, Callable[[], None]], None],
+        version: int,
+    ) -> None:
+        self.source = source
+        self.loop = loop = Loop(source, compiler, publish, emit, now, version)
+        self._after = after
+        self._cache = cache
+        self._saver: Saver | None = None
+        if cache is not None:
+            self._saver = Saver(cache, loop.believed, lambda why: emit(Suspicious(source.name, "disk", why)))
+            loop.on_change = self._saver.changed
+            loop.on_silence = self.restore
+
+    def start(self, services: Iterable[str]) -> None:
+        """Listen to the source, and follow these services first."""
+        self.source.start(self.loop)
+        for service in sorted(services):
+            self.follow(service)
+
+    def follow(self, service: str) -> None:
+        """Want to know of `service`; what the disk knows of it will do where the source says nothing."""
+        self.loop.want(service)
+        if self._cache is not None:
+            self._after(PATIENCE, lambda: self.restore() if self.loop.silent else None)
+
+    def restore(self) -> None:
+        """While the source is silent: begin with what an earlier process wrote down."""
+        state = self._cache.load() if self._cache is not None and self.loop.silent else None
+        if state is not None:
+            self.loop.restore(*state)
+            assume: Any = getattr(self.source, "assume", None)
+            if assume is not None:
+                assume(*state)
+
+    def close(self) -> None:
+        """Stop listening at once; what is to be written down is."""
+        self.loop.close()
+        self.source.close()
+        if self._saver is not None:
+            self._saver.close()

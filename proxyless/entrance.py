@@ -1,0 +1,86 @@
+"""Where calls begin: the head of the stack, and what stands before it now and then.
+
+As a rule nothing does. Somebody may watch; a fork may be about to happen, and calls wait for it; and in a child the
+first call wakes the mesh up. Each is a different head, which the channels are given when it changes: what is not
+needed is not even asked for.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+
+from proxyless.script import Outcome, Rpc, Script, Service, Watcher
+from proxyless.stack import ENTRY, watched
+
+LONGEST_FORK = 1.0
+"""Seconds after which a call no longer waits for a fork. The fork is told to hurry (`forks.PATIENCE`)."""
+
+
+class Entrance:
+    """The entrance of one mesh. `enter_by` gives a head to all channels; `start` makes a forked child's mesh live."""
+
+    def __init__(self, enter_by: Callable[[Service], None], start: Callable[[], None]) -> None:
+        self._enter_by = enter_by
+        self._start = start
+        self._watchers: tuple[Watcher, ...] = ()
+        self._asleep = False
+        """Whether this is a forked child in which nothing has been used yet."""
+        self._locks()
+
+    def _locks(self) -> None:
+        self._lock = threading.RLock()
+        self._waking = threading.Lock()
+        self._forked = threading.Event()
+        """Set when the fork that calls are waiting for is over."""
+
+    def watch(self, watcher: Watcher) -> Callable[[], None]:
+        """Show `watcher` every call that begins from now on; call the result to end that."""
+        self._watch(lambda others: (*others, watcher))
+        return lambda: self._watch(lambda others: tuple(other for other in others if other is not watcher))
+
+    def _watch(self, edit: Callable[[tuple[Watcher, ...]], tuple[Watcher, ...]]) -> None:
+        with self._lock:
+            self._watchers = edit(self._watchers)
+            self._enter_by(self._head())
+
+    def _head(self) -> Service:
+        return self._first_call if self._asleep else watched(ENTRY, self._watchers)
+
+    # -- forking
+
+    def hold(self) -> None:
+        """Calls that begin from now on wait until `release`."""
+        self._forked.clear()
+        self._enter_by(self._held)
+
+    def release(self) -> None:
+        """The fork is over, and this is the parent."""
+        with self._lock:
+            self._enter_by(self._head())
+        self._forked.set()
+
+    def renew(self) -> None:
+        """In a child: the rest waits for the first use, for many children never make a call."""
+        self._locks()
+        self._asleep = True
+        self._enter_by(self._head())
+
+    def awaken(self) -> None:
+        """In a child, at its first use: watch the source again, by threads of its own."""
+        if not self._asleep:
+            return
+        with self._waking:
+            if self._asleep:
+                self._start()
+                self._asleep = False
+                with self._lock:
+                    self._enter_by(self._head())
+
+    def _held(self, rpc: Rpc) -> Script[Outcome]:
+        self._forked.wait(LONGEST_FORK)
+        return self._head()(rpc)
+
+    def _first_call(self, rpc: Rpc) -> Script[Outcome]:
+        self.awaken()
+        return self._head()(rpc)
