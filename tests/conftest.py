@@ -7,7 +7,7 @@ import os
 import threading
 import time
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import pytest
 from hypothesis import settings
@@ -41,6 +41,19 @@ def consul(consul_bin: str, tmp_path_factory: pytest.TempPathFactory) -> Iterato
         yield agent
 
 
+Row = Callable[..., None]
+_TABLES = pytest.StashKey[dict[str, list[dict[str, object]]]]()
+
+
+@pytest.fixture
+def shows(request: pytest.FixtureRequest) -> Row:
+    """`shows("A retry storm", calls=2000, attempts=2420)`: one row of a table for people, printed after the tests.
+
+    Rows of one title make one table, whichever tests they come from; what they are held to is the tests' own."""
+    tables = request.config.stash.setdefault(_TABLES, {})
+    return lambda title, **row: tables.setdefault(title, []).append(row)
+
+
 @pytest.fixture(autouse=True)
 def no_leaked_threads() -> Iterator[None]:
     """A thread that a test started ends with it, if it keeps the process from exiting or is one of ours."""
@@ -61,7 +74,26 @@ def _leaks(before: set[threading.Thread]) -> list[str]:
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
-    """One line for each reason to skip, however many tests share it."""
+    """The tables that tests have to show, and one line for each reason to skip, however many tests share it."""
+    for title, rows in terminalreporter.config.stash.get(_TABLES, {}).items():
+        terminalreporter.write_line(f"\n{title}")
+        for line in _lines(rows):
+            terminalreporter.write_line(f"  {line}")
     skipped = terminalreporter.stats.get("skipped", [])
     for reason, count in Counter(str(report.longrepr[2]) for report in skipped).items():
         terminalreporter.write_line(f"{count} tests skipped: {reason.removeprefix('Skipped: ')}")
+
+
+def _lines(rows: list[dict[str, object]]) -> list[str]:
+    """Aligned: words to the left, numbers to the right."""
+    names = list(dict.fromkeys(name for row in rows for name in row))
+    cells = [[name.replace("_", " ") for name in names], *([str(row.get(name, "")) for name in names] for row in rows)]
+    widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
+    words = [all(isinstance(row.get(name, ""), str) for row in rows) and name == names[0] for name in names]
+    return [
+        "  ".join(
+            cell.ljust(width) if word else cell.rjust(width)
+            for cell, width, word in zip(line, widths, words, strict=True)
+        ).rstrip()
+        for line in cells
+    ]
