@@ -73,7 +73,7 @@ def balance(rpc: Rpc, _next: Service) -> Script[Outcome]:
                 if watch is not None:
                     watch.attempted(rpc, began, outcome)
             if outcome.unsent:
-                node.unreachable(rpc.now)
+                node.unreachable(rpc.now, rpc.rng())
             elif node.reachable_at and outcome is not ABANDONED:
                 node.reached(rpc.now)
             if not held:

@@ -83,8 +83,8 @@ class NodeState(Protocol):
     def reached(self, now: float) -> None:
         """It was connected."""
 
-    def unreachable(self, now: float) -> None:
-        """It could not be connected."""
+    def unreachable(self, now: float, draw: float) -> None:
+        """It could not be connected; `draw` from [0, 1) keeps processes out of step."""
 
 
 class DestinationState(Protocol):

@@ -66,11 +66,11 @@ class Node:
         self.lock = lock or threading.Lock()
         self.send = make_send(self)
 
-    def unreachable(self, now: float) -> None:
+    def unreachable(self, now: float, draw: float) -> None:
         """It could not be connected: keep calls away for a while, longer each time in a row."""
         with self.lock:
             self.refusals += 1
-            self.reachable_at = now + pause(self.refusals)
+            self.reachable_at = now + pause(self.refusals, draw)
             if self.on_health is not None:
                 self.on_health(self)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from itertools import pairwise
 
 import pytest
@@ -11,17 +12,32 @@ from proxyless.script import OK, Outcome
 from tests.fakes import START
 from tests.simulation.servers import FAILS, Fleet
 
+Shows = Callable[..., None]
+ONE_BAD = "Ten servers, one of which is bad for 100 s at 200 calls a second: who notices?"
 SILENT = None
 BOOM = Outcome(Code.INTERNAL, "in the trailers")
 PER_TRY = "routes: [{timeout: 1s, retry: {attempts: 2, perTryTimeout: 250ms}}]\n"
 
 
-def test_a_black_hole_costs_its_detection_and_its_probes() -> None:
+def told(shows: Shows, bad: str, fleet: Fleet) -> None:
+    shows(
+        ONE_BAD,
+        the_bad_one=bad,
+        calls=len(fleet.net.calls),
+        failed=sum(call.outcome is not OK for call in fleet.net.calls),
+        attempts_there=fleet.net.sent(0, 200, "n0:1"),
+        ejections=len(fleet.told("ejected")),
+        slowest=f"{max(call.ended_at - call.began_at for call in fleet.net.calls) * 1000:.0f} ms",
+    )
+
+
+def test_a_black_hole_costs_its_detection_and_its_probes(shows: Shows) -> None:
     """One of ten listens and silent: <= 0.1 % of 20,000 calls fail, none waits on it while it is out."""
     fleet = Fleet(seed=21, size=10, text=PER_TRY)
     fleet.calls(200, 0, 100)
     fleet.during(0, 200, SILENT, 0)
     fleet.net.run()
+    told(shows, "listens and is silent (250 ms a try)", fleet)
     assert len(fleet.net.calls) == 20_000
     failed = [call for call in fleet.net.calls if call.outcome is not OK]
     assert len(failed) <= 20
@@ -34,29 +50,31 @@ def test_a_black_hole_costs_its_detection_and_its_probes() -> None:
     assert all(call.ended_at - call.began_at < 0.1 for call in fleet.net.begun(3, 30))
 
 
-def test_one_that_answers_with_errors_is_ejected() -> None:
+def test_one_that_answers_with_errors_is_ejected(shows: Shows) -> None:
     """In the trailers of an answer, where Envoy does not look: five calls notice, and each probe's."""
     fleet = Fleet(seed=22, size=10)
     fleet.calls(200, 0, 100)
     fleet.during(0, 200, BOOM, 0)
     fleet.net.run()
+    told(shows, "INTERNAL in the trailers", fleet)
     failed = [call.began_at - START for call in fleet.net.calls if call.outcome is not OK]
     assert len([when for when in failed if when < 10]) == 5
     assert len(failed) == 7
     assert [address for address, _ in fleet.told("ejected")] == ["n0:1"] * 3
 
 
-def test_what_can_be_tried_again_is_noticed_by_nobody() -> None:
+def test_what_can_be_tried_again_is_noticed_by_nobody(shows: Shows) -> None:
     """UNAVAILABLE is mended by the default retries, elsewhere."""
     fleet = Fleet(seed=22, size=10)
     fleet.calls(200, 0, 100)
     fleet.during(0, 200, FAILS, 0)
     fleet.net.run()
+    told(shows, "UNAVAILABLE", fleet)
     assert all(call.outcome is OK for call in fleet.net.calls)
     assert fleet.net.sent(0, 200) <= 20_000 + 7
 
 
-def test_one_that_fails_whenever_it_is_back_is_out_for_longer_each_time() -> None:
+def test_one_that_fails_whenever_it_is_back_is_out_for_longer_each_time(shows: Shows) -> None:
     """Scenario flapping-endpoint: 10, 20, 30 ... s, and by the fifth ejection < 0.5 % of calls go there."""
     fleet = Fleet(23, 5, "trafficPolicy: {outlierDetection: {baseEjectionTime: 10s}}")
     fleet.calls(100, 0, 160)
@@ -65,6 +83,13 @@ def test_one_that_fails_whenever_it_is_back_is_out_for_longer_each_time() -> Non
     sent = [when - START for when, address in fleet.net.attempts if address == "n0:1"]
     first = max(when for when in sent if when < 5)
     probes = [first, *(when for when in sent if when > 5)]
+    for number, (earlier, later) in enumerate(pairwise(probes), start=1):
+        shows(
+            "One of five fails whenever it is called; base ejection time 10 s",
+            ejection=number,
+            out_for=f"{later - earlier:.1f} s",
+            calls_there_meanwhile=len([when for when in sent if earlier < when < later]),
+        )
     assert [round(later - earlier) for earlier, later in pairwise(probes)] == [10, 20, 30, 40, 50]
     assert fleet.net.sent(100, 160, "n0:1") < 0.005 * 6000
     assert fleet.told("readmitted") == []
@@ -109,7 +134,7 @@ def test_no_more_than_the_share_is_ejected() -> None:
     assert not set().union(*out) & {"n8:1", "n9:1"}
 
 
-def test_servers_replaced_one_by_one_fail_no_call() -> None:
+def test_servers_replaced_one_by_one_fail_no_call(shows: Shows) -> None:
     """Scenario graceful-drain: deregistered, drained for 1 s, gone; its successor comes a second later."""
     fleet = Fleet(27, 3, seconds=0.2)
     net, world = fleet.net, fleet.world
@@ -140,6 +165,16 @@ def test_servers_replaced_one_by_one_fail_no_call() -> None:
         net.at(begins + 1, lambda gone=number: dies(gone))  # type: ignore[misc]
         net.at(begins + 2, lambda new=number: comes(f"m{new}:1", new))  # type: ignore[misc]
     net.run()
+    for number, gone in enumerate(fleet.addresses):
+        left = 3 + 5 * number
+        shows(
+            "Servers replaced one by one at 100 calls a second: deregistered, drained for 1 s, gone, replaced",
+            server=gone,
+            deregistered_at=f"{left} s",
+            attempts_before=net.sent(0, left, gone),
+            attempts_after=net.sent(left, 20, gone),
+            failed=sum(call.outcome is not OK for call in net.begun(left, left + 5)),
+        )
     assert living == ["m0:1", "m1:1", "m2:1"]
     assert all(call.outcome is OK for call in net.calls)
     assert len(net.attempts) == len(net.calls) == 2000

@@ -67,9 +67,9 @@ class Pool:
 
 @pytest.mark.parametrize("drops", [False, True], ids=["servers begin all", "servers drop expired"])
 def test_twice_as_much_as_they_can(drops: bool, shows: Shows) -> None:
-    """For half a minute. With a limit >= 90 % of the capacity is of use all the time, and what is let in is done in half
-    the time its callers have; what is not is refused at once, at no server's cost. Without one, servers that begin
-    all do nothing that anybody still waits for."""
+    """For half a minute. With a limit >= 90 % of the capacity is of use all the time, and what is let in is done in
+    time; what is not is refused at once, at no server's cost. Without one, servers that begin all do nothing that
+    anybody still waits for."""
     found = {}
     for policy, text in (("defaults", ""), ("limits", LIMITS)):
         pool = Pool(text, drops)
