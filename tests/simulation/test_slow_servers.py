@@ -53,7 +53,8 @@ def test_one_of_ten_is_ten_times_slower(policy: str, shows: Shows) -> None:
 @pytest.mark.parametrize("policy", [policy for policy in EXPECTED if policy in BALANCERS])
 def test_one_that_slows_down_and_recovers(policy: str, shows: Shows) -> None:
     """200 times slower for 4 s: 2 s where callers wait for one. What is not answered in time counts against it, so it
-    is ejected whatever the balancer, and the calls that notice are those of its detection."""
+    is ejected, and the calls that notice are those of its detection; but for peak_ewma, which calls it too seldom for
+    five in a row. When it is well again it is called again."""
     fleet = Fleet(52, 10, f"trafficPolicy: {{loadBalancer: {{policy: {policy}}}}}", WELL)
 
     def become(seconds: float) -> None:
@@ -61,10 +62,11 @@ def test_one_that_slows_down_and_recovers(policy: str, shows: Shows) -> None:
 
     fleet.net.at(START + 5, lambda: become(2.0))
     fleet.net.at(START + 9, lambda: become(WELL))
-    fleet.calls(1000, 0, 45, timeout=1.0)
+    fleet.calls(1000, 0, 12, timeout=1.0)
+    fleet.calls(100, 12, 68, timeout=1.0)
     fleet.net.run()
     failed = [call for call in fleet.net.calls if call.outcome is not OK]
-    later = fleet.net.begun(6.5, 45)
+    later = fleet.net.begun(6.5, 80)
     shows(
         "One of ten answers in 2 s for 4 s, and callers wait for 1 s",
         balancer=policy,
@@ -76,4 +78,6 @@ def test_one_that_slows_down_and_recovers(policy: str, shows: Shows) -> None:
     # a second's share of 1,000 calls and the five in a row; where dice decide on the share, four sigma more
     assert len(failed) <= 105 + (40 if policy == "random" else 0)
     assert all(call.outcome is OK for call in later)
-    assert len(fleet.told("ejected")) == len(fleet.told("readmitted")) == 1
+    assert len(fleet.told("ejected")) == len(fleet.told("readmitted")) == (policy != "peak_ewma")
+    # peak_ewma forgets a second that it waited at a rate of 10 s a step: 46 s until that is 10 ms again
+    assert fleet.net.sent(70, 80, "n0:1") > 0.05 * fleet.net.sent(70, 80)
