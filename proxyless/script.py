@@ -28,12 +28,13 @@ class Outcome:
     """How an attempt, or the whole call, ended.
 
     `committed`: something of the answer reached the caller, so nobody may try again (gRFC A6).
-    `unsent`: the request never left this process. `refused`: the mesh's own refusal, with the reason's word
+    `unsent`: the request never left this process. `unseen`: it reached a server that was closing the connection
+    and says that it did nothing with it. `refused`: the mesh's own refusal, with the reason's word
     (CONTRACT section 6); it is never an endpoint's failure. `error` is what the wire raised, passed on
     unchanged. `open`: a response stream has begun and its end is still to come (reply to `Send` only).
     """
 
-    __slots__ = ("code", "committed", "details", "error", "open", "refused", "trailers", "unsent")
+    __slots__ = ("code", "committed", "details", "error", "open", "refused", "trailers", "unseen", "unsent")
 
     def __init__(
         self,
@@ -43,6 +44,7 @@ class Outcome:
         trailers: Metadata = (),
         committed: bool = False,
         unsent: bool = False,
+        unseen: bool = False,
         refused: str = "",
         error: BaseException | None = None,
         open: bool = False,
@@ -52,6 +54,7 @@ class Outcome:
         self.trailers = trailers
         self.committed = committed
         self.unsent = unsent
+        self.unseen = unseen
         self.refused = refused
         self.error = error
         self.open = open
@@ -62,7 +65,7 @@ class Outcome:
         return self.code == 0
 
     def __repr__(self) -> str:
-        marks = " ".join(m for m in ("committed", "unsent", "open") if getattr(self, m))
+        marks = " ".join(m for m in ("committed", "unsent", "unseen", "open") if getattr(self, m))
         why = f" refused={self.refused}" if self.refused else ""
         return f"<Outcome {Code(self.code).name}{why}{' ' + marks if marks else ''} {self.details[:120]!r}>"
 

@@ -46,8 +46,9 @@ class Profile:
         arguments: dict[str, Any] = {
             "grpc.service_config_disable_resolution": 1,  # the mesh's documents rule, not DNS TXT records
             "grpc.enable_http_proxy": 0,  # http_proxy in the environment must not capture endpoints
-            # The mesh alone tries again, under one budget. And C-core's retry filter, even with no policy to follow,
-            # takes grpc-previous-rpc-attempts out of what is sent, and costs 4 % of a call.
+            # The mesh alone tries again, under one budget; A6's transparent retry is `balance`'s. And C-core's retry
+            # filter, even with no policy to follow, takes grpc-previous-rpc-attempts out of what is sent, and costs 4 %
+            # of a call.
             "grpc.enable_retries": 0,
             "grpc.default_authority": self.authority,
             "grpc.primary_user_agent": "proxyless",

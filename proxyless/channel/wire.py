@@ -25,6 +25,10 @@ _NEVER_SENT = (
 )
 """How C-core's messages begin when a connection could not be made (`pick_first.cc`): the request never left."""
 
+_NEVER_SEEN = ("Stream removed (GOAWAY received", "GOAWAY received")
+"""How they begin where a server closed the connection and had not taken the request up: C-core ends so "the streams
+with an ID greater than the last one" that the GOAWAY names (`chttp2_transport.cc`), and no others."""
+
 
 def checked(metadata: Iterable[tuple[str, str | bytes]]) -> Any:
     """The caller's metadata, once it is known to be harmless; else raises ValueError, or TypeError as grpcio
@@ -96,5 +100,6 @@ def failure(error: Any) -> Outcome:
         details,
         trailers=error.trailing_metadata() or (),
         unsent=status is grpc.StatusCode.UNAVAILABLE and details.startswith(_NEVER_SENT),
+        unseen=status is grpc.StatusCode.UNAVAILABLE and details.startswith(_NEVER_SEEN),
         error=error,
     )

@@ -12,16 +12,20 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from itertools import chain, islice
+from typing import NamedTuple
 
 from proxyless.model.codes import Code
 from proxyless.model.snapshot import DestinationState, Feedback, NodeState, Snapshot
-from proxyless.script import ABANDONED, DRAIN, MOVED, Outcome, Rpc, Script, Service, refuse, wait
+from proxyless.script import ABANDONED, DRAIN, MOVED, OK, Outcome, Rpc, Script, Service, refuse, wait
 
 FIRST_PAUSE = 0.02
 LONGEST_PAUSE = 1.0
 """`wait_for_ready` looks again after 20 ms, then doubles up to 1 s: quicker than a person, slower than a storm."""
 HOST_SELECTION_ATTEMPTS = 5
 """As Istio sets Envoy's `host_selection_retry_max_attempts`."""
+REPEATS = 3
+"""Attempts that may meet the end of a connection before it is the call's failure: two in a row are chance, where
+connections live for milliseconds; a server that takes nothing up must not be asked for ever."""
 SMALL = 64
 """Nodes that are looked through when the draws found none: all of a small cluster, enough of a large one."""
 
@@ -29,9 +33,7 @@ SMALL = 64
 def balance(rpc: Rpc, _next: Service) -> Script[Outcome]:
     """Pick, send, and say how it went."""
     # held: whether this call has a place among those under way, though no attempt of it is
-    pause, held = FIRST_PAUSE, False
-    sent_at: float | None
-    destination = rpc.cluster.state
+    pause, held, destination = FIRST_PAUSE, False, rpc.cluster.state
     try:
         while True:
             node = rpc.cluster.picker.pick(rpc)
@@ -50,32 +52,31 @@ def balance(rpc: Rpc, _next: Service) -> Script[Outcome]:
             if not destination.begin(node, held):
                 return (yield from _too_many(rpc, node, ticket))
             rpc.node = node
-            began = sent_at = rpc.now
+            began = rpc.now
+            sent_at: float | None = began
             outcome: Outcome = ABANDONED
-            watch = rpc.watch
             try:
-                if watch is not None:
-                    watch.attempt(rpc)
+                if rpc.watch is not None:
+                    rpc.watch.attempt(rpc)
                 outcome = yield node.send
                 if outcome.open:
                     ticket, sent_at = _opened(rpc, ticket, outcome, sent_at)
                     outcome = ABANDONED
                     outcome = yield DRAIN
             finally:
-                # Refusals of ours and attempts that their caller gave up say nothing about the endpoint.
-                code = None if outcome is ABANDONED or outcome.refused else outcome.code
-                # "wait_for_ready: queue while there is no usable endpoint" - of the mesh, not of the one node that
-                # happened to be picked: forwarded to a single connection it would pin the call to a dead endpoint.
-                held = outcome.unsent and bool(rpc.wait_for_ready)
-                destination.ended(node, code, bool(code) and _is_local(rpc, outcome), rpc.now, ticket, held)
+                verdict = SUCCESS if outcome is OK else _verdict(rpc, outcome)
+                held = verdict.holds
+                destination.ended(node, verdict.code, verdict.local, rpc.now, ticket, held)
                 if node.feedback is not None and not outcome.refused:
                     _tell(rpc, node.feedback, outcome, sent_at)
-                if watch is not None:
-                    watch.attempted(rpc, began, outcome)
+                if rpc.watch is not None:
+                    rpc.watch.attempted(rpc, began, outcome)
             if outcome.unsent:
                 node.unreachable(rpc.now, rpc.rng())
             elif node.reachable_at and outcome is not ABANDONED:
                 node.reached(rpc.now)
+            if verdict.repeats:
+                continue
             if not held:
                 return outcome
             if (moved := (yield from _look_again(rpc, rpc.now + pause))) is not None:
@@ -84,6 +85,42 @@ def balance(rpc: Rpc, _next: Service) -> Script[Outcome]:
     finally:
         if held:
             destination.leave()
+
+
+class Verdict(NamedTuple):
+    """What the end of an attempt says, beside what it says to the caller."""
+
+    code: int | None
+    """About the node; None: nothing."""
+    local: bool = False
+    """It was the transport that failed, or time that ran out, and not the server that said so."""
+    repeats: bool = False
+    """It is made again here and now, whatever the policy says."""
+    holds: bool = False
+    """The call keeps its place and waits for an endpoint that can be connected."""
+
+
+SUCCESS = Verdict(0)
+
+
+def _verdict(rpc: Rpc, outcome: Outcome) -> Verdict:
+    if outcome is ABANDONED or outcome.refused:
+        return Verdict(None)  # refusals of ours and attempts that their caller gave up say nothing about the endpoint
+    if outcome.unseen and _may_repeat(rpc, outcome):
+        rpc.tried = (*(rpc.tried or ()), rpc.node)
+        return Verdict(None, repeats=True)  # nor does a server that ends its connections in turn: max_connection_age
+    late = outcome.code == Code.DEADLINE_EXCEEDED and rpc.deadline is not None and rpc.now >= rpc.deadline
+    # "wait_for_ready: queue while there is no usable endpoint" - of the mesh, not of the one node that happened to be
+    # picked: forwarded to a single connection it would pin the call to a dead endpoint.
+    return Verdict(outcome.code, outcome.unsent or late, holds=outcome.unsent and bool(rpc.wait_for_ready))
+
+
+def _may_repeat(rpc: Rpc, outcome: Outcome) -> bool:
+    """ "if the RPC reaches the gRPC server library, but has never been seen by the server application logic …, the
+    client library will immediately retry it once" - gRFC A6, transparent retries: whatever policy and budget say. What
+    was not even put on the wire is retried without limit there; C-core's words don't tell the two apart."""
+    tried = rpc.tried
+    return (tried is None or len(tried) < REPEATS) and rpc.replayable and not outcome.committed
 
 
 def _still_held(rpc: Rpc, destination: DestinationState) -> bool:
@@ -129,12 +166,6 @@ def _follow(rpc: Rpc, newer: Snapshot) -> Outcome | None:
         return MOVED
     rpc.cluster = cluster
     return None
-
-
-def _is_local(rpc: Rpc, outcome: Outcome) -> bool:
-    """Whether it was the transport that failed, or time that ran out, and not the server that said so."""
-    late = outcome.code == Code.DEADLINE_EXCEEDED and rpc.deadline is not None and rpc.now >= rpc.deadline
-    return outcome.unsent or late
 
 
 def _suits(rpc: Rpc, node: NodeState) -> int | None:

@@ -13,7 +13,7 @@ from proxyless.model.snapshot import NodeState, PickInfo, Snapshot
 from proxyless.script import OK, OPEN, Outcome, Rpc, Script
 from proxyless.stack import ENTRY
 from tests.fakes import START, UNAVAILABLE, UNREACHABLE, Behaviour, InTurn, Reply, Simulation, play
-from tests.worlds import Known, node, on_route, planned, rpc
+from tests.worlds import WEB, Known, document, node, on_route, planned, rpc
 
 OPENED = Reply(OPEN, after=0.1, end=OK, lasts=2.0)
 
@@ -275,3 +275,35 @@ def test_the_source_s_first_word_ends_the_wait() -> None:
         assert call.effects == effects
         assert call.outcome is not None
         assert call.outcome.refused == refused
+
+
+UNSEEN = Outcome(Code.UNAVAILABLE, "Stream removed (GOAWAY received)", unseen=True)
+
+
+@pytest.mark.parametrize(("answers", "sends"), [([UNSEEN, OK], 2), ([UNSEEN, UNSEEN, OK], 3), ([UNSEEN] * 9, 4)])
+def test_what_no_server_has_taken_up_is_made_again_with_no_policy_asked(answers: list[Outcome], sends: int) -> None:
+    """Transparent retries (gRFC A6): they cost no budget, and a server that ends its connections is not failing."""
+    world = Known().lives("web", "a:1")
+    world.services["web"] = document("routes: [{retry: {attempts: 0}}]")
+    snapshot = world.snapshot()
+    effects, outcome = play(ENTRY, rpc(snapshot), a=list(answers))
+    assert effects == ["send a"] * sends
+    (a,) = world.nodes.all()
+    assert (a.calls, a.inflight, a.failures) == (sends, 0, 0 if outcome is OK else 1)
+    assert snapshot.clusters[WEB].state.status(START)["retries"] == 0
+
+
+def test_it_goes_to_another_endpoint_where_there_is_one() -> None:
+    """The one that it met was about to go."""
+    world = Known().lives("web", "a:1", "b:1")
+    effects, outcome = play(ENTRY, rpc(world.snapshot()), a=UNSEEN, b=OK)
+    assert (effects, outcome) == (["send a", "send b"], OK)
+
+
+def test_it_is_not_made_again_where_the_request_or_the_caller_has_gone() -> None:
+    """A stream of requests that was read can't be sent twice; an answer that was begun can't be begun again."""
+    world = Known().lives("web", "a:1")
+    world.services["web"] = document("routes: [{retry: {attempts: 0}}]")
+    committed = Outcome(Code.UNAVAILABLE, "GOAWAY received", unseen=True, committed=True)
+    assert play(ENTRY, rpc(world.snapshot()), a=committed)[0] == ["send a"]
+    assert play(ENTRY, rpc(world.snapshot(), replayable=False), a=UNSEEN)[0] == ["send a"]

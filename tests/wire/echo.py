@@ -11,7 +11,7 @@ import socket
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent import futures
 from typing import Any
 
@@ -156,12 +156,13 @@ class EchoServer:
         *,
         credentials: grpc.ServerCredentials | None = None,
         address: str = "127.0.0.1:0",
+        options: Sequence[tuple[str, Any]] = (),
     ) -> None:
         self.echo = Echo(name)
         self.name = name
         self._pool = futures.ThreadPoolExecutor(24, thread_name_prefix=f"echo-{name}")
-        options = [("grpc.so_reuseport", 0), ("grpc.max_receive_message_length", -1)]
-        self._server = grpc.server(self._pool, options=options)
+        defaults = [("grpc.so_reuseport", 0), ("grpc.max_receive_message_length", -1)]
+        self._server = grpc.server(self._pool, options=[*defaults, *options])
         echo_pb2_grpc.add_EchoServicer_to_server(self.echo, self._server)
         host = address.rpartition(":")[0]
         port = (
