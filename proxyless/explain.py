@@ -199,12 +199,28 @@ def status_of(
         "endpoints": endpoints,
         "destinations": {
             str(key): {
+                "service": key.service,
+                "subset": key.subset or None,
+                "known": cluster.known,
                 **cluster.state.status(now),
                 "ladder": _ladder(cluster),
                 "left_out": dict(Counter(why for _, why in cluster.left_out())),
             }
             for key, cluster in snapshot.clusters.items()
         },
+    }
+
+
+def summary_of(snapshot: Snapshot, loop: Mapping[str, Any]) -> dict[str, Any]:
+    """The status in a few words: what there is to know of a process before it is looked into."""
+    return {
+        "source": loop["source"]["name"],
+        "version": snapshot.version,
+        "services": sorted(snapshot.services),
+        "endpoints": sum(len(cluster.nodes) for cluster in snapshot.clusters.values()),
+        "rejected": [document["document"] for document in loop["documents"] if not document["accepted"]],
+        "stale": max((entry["seconds"] for entry in loop["stale"].values()), default=0.0),
+        "from_disk": bool(loop["from_disk"]),
     }
 
 

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 import grpc
 
 from proxyless import forks
+from proxyless.admin import wanted
 from proxyless.channel import aio_interceptors as aio_plain
 from proxyless.channel import interceptors as plain
 from proxyless.channel.aio import AioMeshChannel
@@ -55,6 +56,7 @@ def connect(
     tracer_provider: Any = None,
     meter_provider: Any = None,
     observers: Sequence[Observer] = (),
+    admin: bool = True,
 ) -> Mesh:
     """Open the mesh. Returns at once; a source that is down is not an error.
 
@@ -62,7 +64,8 @@ def connect(
     methods of `proxyless.control.Source`, or None for `PROXYLESS_SOURCE`, else the Consul agent that
     `CONSUL_HTTP_ADDR` names. `labels` and `locality` ("region/zone/subzone"; else `PROXYLESS_LOCALITY`)
     describe this process. `services` are followed from now on instead of from their first channel.
-    `balancers` adds to the balancers that documents may name. Raises ConfigError for what can't be meant.
+    `balancers` adds to the balancers that documents may name. With `admin` (and unless `PROXYLESS_ADMIN=off`)
+    `proxyless ps`, `status --pid` and `tap` can look into this process. Raises ConfigError for what can't be meant.
     """
     for name, given in (("tracer_provider", tracer_provider), ("meter_provider", meter_provider)):
         if given is not None:
@@ -78,7 +81,7 @@ def connect(
             raise ConfigError(f"connect: {wrong}") from None
     else:
         make = functools.partial(lambda given: (given, None), source)  # the factory of one that is there already
-    mesh = Mesh(make, dict(labels or {}), here, _all_balancers(balancers or {}), [log_event, *observers])
+    mesh = Mesh(make, dict(labels or {}), here, _all_balancers(balancers or {}), [log_event, *observers], admin)
     for service in services:
         mesh.want(service)
     return mesh
@@ -99,12 +102,14 @@ class Mesh:
         locality: Locality,
         balancers: Mapping[str, Balancer],
         observers: Sequence[Observer],
+        admin: bool = False,
     ) -> None:
         self._make_source = make_source
         self.labels = labels
         self.locality = locality
         self._balancers = balancers
         self._emit = emitter(observers)
+        self._admin = admin and wanted(os.environ)
         self._dice = random.Random()
         self._clock = time.monotonic
         self._slot = SnapshotSlot()
@@ -135,6 +140,10 @@ class Mesh:
         compiler = Compiler(self._nodes, compose, self._balancers, here, self._dice.random, disabled)
         self._feed = Feed(source, cache, compiler, self._publish, self._emit, self._clock, self._timers.after, version)
         self._feed.start(self._wanted)
+        if self._admin:
+            from proxyless.admin.listener import LISTENER
+
+            LISTENER.admit(self, os.environ)
 
     # -- channels
 
@@ -239,6 +248,13 @@ class Mesh:
 
         return status_of(self._slot.current, self._feed.loop.status(), self.labels, self.locality, self._clock())
 
+    def summary(self) -> dict[str, Any]:
+        """The status in a few words, for `proxyless ps`."""
+        self._entrance.awaken()
+        from proxyless.explain import summary_of
+
+        return summary_of(self._slot.current, self._feed.loop.status())
+
     def explain(self, service: str, method: str, metadata: Any = ()) -> Explanation:
         """The decision for one request: route, why earlier ones did not match, split, endpoints, timeout.
 
@@ -264,6 +280,10 @@ class Mesh:
             self.closed = True
         forks.leave(self)
         self._feed.close()
+        if self._admin:
+            from proxyless.admin.listener import LISTENER
+
+            LISTENER.dismiss(self)
         for channel in self._links.channels():
             channel.mesh_closed()
         until = self._clock() + grace

@@ -40,10 +40,11 @@ MAY_IMPORT = {
     "demo": {"mesh", "events", "protos", "__init__"},
     "registrar": {"control", "server", "errors", "model"},
     "forks": set(),
+    "admin": {"model", "script"},
     "entrance": {"script", "stack"},
-    "mesh": INSIDE | {"forks", "entrance"},
+    "mesh": INSIDE | {"forks", "entrance", "admin"},
     "__init__": INSIDE | {"mesh", "registrar"},
-    "cli": INSIDE | {"mesh", "protos", "demo", "__init__"},
+    "cli": INSIDE | {"admin", "mesh", "protos", "demo", "__init__"},
     "__main__": {"cli"},
 }
 
@@ -66,6 +67,7 @@ MAY_NOT_IMPORT = {
     "filters": AMBIENT | {"grpc", "opentelemetry"},
     "state": {"grpc", "asyncio"},
     "control": {"grpc", "asyncio"},
+    "admin": {"grpc", "asyncio", "opentelemetry"},
     "channel": {"opentelemetry"},
     "server": {"opentelemetry"},
 }

@@ -121,7 +121,7 @@ def look(
     heard = threading.Event()
     until = time.monotonic() + PATIENCE
     try:
-        mesh = connect(where.url, services=services, labels=labels, observers=[lambda _event: heard.set()])
+        mesh = connect(where.url, services=services, labels=labels, observers=[lambda _event: heard.set()], admin=False)
     except ConfigError as wrong:
         raise Misuse(_shown(str(wrong).removeprefix("connect: "), where), _named(where)) from None
     with mesh:

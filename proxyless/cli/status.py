@@ -8,31 +8,68 @@ from typing import Any
 
 from proxyless.cli import screen
 from proxyless.cli.endpoints import ladder, shown, state_style
+from proxyless.cli.failures import Failure, Misuse
 from proxyless.cli.options import Format, Output, Source
+from proxyless.cli.process import Pid, asked
 from proxyless.cli.screen import BAD, DOUBTFUL, GOOD, NONE, QUIET, Cell
-from proxyless.cli.session import View, look
+from proxyless.cli.session import look
 
 
-def status(source: Source = None, output: Output = Format.table) -> int:
-    """What a client with this source would see now: documents, endpoints, doubts."""
+def status(source: Source = None, pid: Pid = None, output: Output = Format.table) -> int:
+    """What a client with this source would see now; with --pid, what that process sees."""
+    if pid is not None:
+        if source is not None:
+            raise Misuse("--pid asks a running process, which has a source of its own: leave --source out")
+        return _of_process(pid, output)
     view = look(source, every=True)
     if output is Format.json:
         screen.as_json({**view.status, "endpoints": [shown(entry) for entry in view.status["endpoints"]]})
     else:
-        _head(view)
-        _documents(view.status["documents"])
-        _destinations(view)
-        _doubts(view.status)
-    invalid = any(not document["accepted"] for document in view.status["documents"])
-    empty = any(cluster.known and not cluster.nodes for cluster in view.snapshot.clusters.values())
-    return view.end(invalid or empty)
+        _show(view.status, "NOT ANSWERING" if view.trouble else "")
+    return view.end(_findings(view.status))
 
 
-def _head(view: View) -> None:
-    screen.line("Source     ", view.name, "   ", ("NOT ANSWERING", BAD) if view.trouble else ("in sync", GOOD))
-    labels = ", ".join(f"{key}={value}" for key, value in view.status["labels"].items())
-    if labels or view.status["locality"]:
-        screen.line("Client     ", f"labels {labels or NONE}, locality {view.status['locality'] or NONE}")
+def _of_process(pid: int, output: Format) -> int:
+    """The status of each mesh of a running process, as it is there: what it holds, counts and leaves out."""
+    answer = asked(pid, "status")
+    meshes: list[Mapping[str, Any]] = answer.get("meshes") or []
+    try:
+        if output is Format.json:
+            screen.as_json(answer)
+        else:
+            for number, mesh in enumerate(meshes):
+                if number:
+                    screen.line()
+                screen.line("Process    ", f"{pid}, {answer['program']}, Python {answer['python']}")
+                _show(mesh, _staleness(mesh))
+        return int(any(_findings(mesh) or mesh["stale"] for mesh in meshes))
+    except (KeyError, TypeError, AttributeError) as strange:
+        raise Failure(f"process {pid} says what this version of proxyless does not understand: {strange!r}") from None
+
+
+def _staleness(status: Mapping[str, Any]) -> str:
+    seconds = max((entry["seconds"] for entry in status["stale"].values()), default=0.0)
+    return f"STALE for {seconds:.0f} s" if seconds else ""
+
+
+def _findings(status: Mapping[str, Any]) -> bool:
+    invalid = any(not document["accepted"] for document in status["documents"])
+    there = {(entry["service"], entry["subset"]) for entry in status["endpoints"]}
+    return invalid or any(
+        one["known"] and (one["service"], one["subset"]) not in there for one in status["destinations"].values()
+    )
+
+
+def _show(status: Mapping[str, Any], trouble: str) -> None:
+    screen.line("Source     ", status["source"]["name"], "   ", (trouble, BAD) if trouble else ("in sync", GOOD))
+    labels = ", ".join(f"{key}={value}" for key, value in status["labels"].items())
+    if labels or status["locality"]:
+        screen.line("Client     ", f"labels {labels or NONE}, locality {status['locality'] or NONE}")
+    for watch, entry in status["stale"].items():
+        screen.line("Stale      ", f"{watch}, for {entry['seconds']:.0f} s: {entry['reason']}")
+    _documents(status["documents"])
+    _destinations(status)
+    _doubts(status)
 
 
 def _documents(documents: list[dict[str, Any]]) -> None:
@@ -65,18 +102,19 @@ def _verdict(document: dict[str, Any]) -> Cell:
     return "INVALID; it has no effect", BAD
 
 
-def _destinations(view: View) -> None:
+def _destinations(status: Mapping[str, Any]) -> None:
     rows: list[tuple[Cell, ...]] = []
     states: dict[tuple[str, str], Counter[str]] = {}
-    for entry in view.status["endpoints"]:
+    for entry in status["endpoints"]:
         states.setdefault((entry["service"], entry["subset"] or ""), Counter())[entry["state"]] += 1
-    for key, cluster in sorted(view.snapshot.clusters.items()):
-        counted = states.get((key.service, key.subset), Counter())
-        rows.append((key.service, key.subset or NONE, str(sum(counted.values())), _in_words(counted, cluster.known)))
+    for _, one in sorted(status["destinations"].items()):
+        counted = states.get((one["service"], one["subset"] or ""), Counter())
+        number = str(sum(counted.values()))
+        rows.append((one["service"], one["subset"] or NONE, number, _in_words(counted, one["known"])))
     if rows:
         screen.line()
         screen.table(("SERVICE", "SUBSET", "ENDPOINTS", "STATE"), rows)
-    rungs = [rung for one in view.status["destinations"].values() for rung in one["ladder"]]
+    rungs = [rung for one in status["destinations"].values() for rung in one["ladder"]]
     if rungs:
         screen.line()
         ladder(rungs)
