@@ -6,7 +6,7 @@ Both are pure: they read what is there, send nothing, draw nothing and count not
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields, is_dataclass, replace
 from typing import Any
 
@@ -39,11 +39,18 @@ class Explanation:
     """Where localities count: each place with its priority, its health and its percentage of the calls."""
     left_out: tuple[Mapping[str, Any], ...] = ()
     """Endpoints that are known and can't be called, with the reason."""
+    sticky: Mapping[str, Any] | None = None
+    """Where the split sticks to a header: which, and where it leads this request (None: it has none, and is drawn)."""
+    hash: Mapping[str, Any] | None = None
+    """Where a destination places calls by their hash: of what, and which place this request has (None: by chance)."""
 
     def to_dict(self) -> dict[str, Any]:
-        """The same, JSON-able; `ladder` and `left_out` only where there is something to say."""
+        """The same, JSON-able; what was added to the contract only where there is something to say."""
         made = asdict(self)
-        return {key: value for key, value in made.items() if value or key not in ("ladder", "left_out")}
+        return {key: value for key, value in made.items() if value or key not in OCCASIONAL}
+
+
+OCCASIONAL = ("ladder", "left_out", "sticky", "hash")
 
 
 def explain(
@@ -53,12 +60,14 @@ def explain(
     table = snapshot.services.get(service)
     if table is None or table.rejected:
         return _refused(service, method, "not_ready", ())
-    headers = joined(metadata)
+    sent = tuple(metadata)
+    headers = joined(sent)
     rejected: list[Mapping[str, str]] = []
     for route in table.routes:
         why = route.matcher.why_not(method, service, headers)
         if not why:
-            return _followed(service, method, route, tuple(rejected), now)
+            made = _followed(service, method, route, tuple(rejected), now)
+            return replace(made, sticky=_sticky(route, sent), hash=_hash(route, sent))
         rejected.append({"route": route.name, "why": why})
     return _refused(service, method, "no_route", tuple(rejected))
 
@@ -106,6 +115,29 @@ def _followed(
         tuple(rung for cluster in route.clusters for rung in _ladder(cluster)),
         tuple(one for cluster in route.clusters for one in _left_out(cluster)),
     )
+
+
+def _sticky(route: PlannedRoute, metadata: Sequence[tuple[str, Any]]) -> dict[str, Any] | None:
+    if route.sticky is None or route.route.sticky is None:
+        return None
+    index = route.sticky(metadata)
+    goes = None if index is None else route.clusters[index].key
+    return {
+        "header": route.route.sticky.header,
+        "service": goes.service if goes else None,
+        "subset": (goes.subset or None) if goes else None,
+    }
+
+
+def _hash(route: PlannedRoute, metadata: Sequence[tuple[str, Any]]) -> dict[str, Any] | None:
+    if route.hash is None:
+        return None
+    index = route.sticky(metadata) if route.sticky is not None else None
+    edit = route.edits[index or 0]  # what a split changes of what is hashed is that destination's
+    found = route.hash(metadata if edit is None else edit(metadata), 0)
+    if any(source.channel for source in route.route.hash):
+        found = None  # every channel has a number of its own, which nobody can know here
+    return {"of": [plain(source) for source in route.route.hash], "hash": None if found is None else f"{found:016x}"}
 
 
 def _ladder(cluster: Cluster) -> list[dict[str, Any]]:

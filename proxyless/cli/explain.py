@@ -94,6 +94,7 @@ def _show(view: View, made: Mapping[str, Any]) -> None:
     _fact("Retry", _retry(made["retry"]))
     _fact("Fault", _block(made["fault"]) if made["fault"] else "none")
     _fact("Mirror", "; ".join(_block(mirror) for mirror in made["mirror"]) or "none")
+    _placed(made)
     _split(made)
     if made["endpoints"]:
         screen.line()
@@ -110,6 +111,18 @@ def _show(view: View, made: Mapping[str, Any]) -> None:
     )
     _policy(made)
     _samples(made.get("samples"))
+
+
+def _placed(made: Mapping[str, Any]) -> None:
+    """What keeps a user on one side of a split, and on one endpoint there."""
+    if stuck := made.get("sticky"):
+        goes = "drawn: it has no such header"
+        if stuck["service"]:
+            goes = f"this request goes to {destination(stuck['service'], stuck['subset'])}"
+        _fact("Sticky", f"by {stuck['header']}; {goes}")
+    if hashed := made.get("hash"):
+        by = "; ".join(_block(source) for source in hashed["of"])
+        _fact("Hash", f"{by}; this request's is {hashed['hash'] or 'none: its place is drawn'}")
 
 
 def _fact(name: str, text: str) -> None:

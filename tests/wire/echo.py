@@ -61,6 +61,8 @@ class Echo(echo_pb2_grpc.EchoServicer):  # type: ignore[misc]
     def __init__(self, name: str) -> None:
         self.name = name
         self.seen: list[Seen] = []
+        self.trailers: Pairs = []
+        """What every call ends with, beside what its own metadata asks for."""
         self._failed: Counter[str] = Counter()
         self._lock = threading.Lock()
 
@@ -96,7 +98,8 @@ class Echo(echo_pb2_grpc.EchoServicer):  # type: ignore[misc]
         back = [(key, value) for key, value in seen.metadata if key.startswith("x-initial")]
         if back:
             context.send_initial_metadata(back)
-        context.set_trailing_metadata([pair for pair in seen.metadata if pair[0].startswith("x-trailing")])
+        asked = [pair for pair in seen.metadata if pair[0].startswith("x-trailing")]
+        context.set_trailing_metadata([*asked, *self.trailers])
         return seen
 
     @staticmethod

@@ -1,15 +1,24 @@
 """What a server reports of its load in the trailers of a call: `xds.data.orca.v3.OrcaLoadReport` (gRFC A51).
 
-Four doubles of it are of use here, so they are read by hand, from bytes that a server sent and nobody has checked:
-bounded, and None for what is no protobuf message.
+Envoy knows three ways to write it, and all are read: `endpoint-load-metrics` as text
+(`cpu_utilization:0.3,rps_fractional:120,eps:1`), the same as JSON, and the message itself in
+`endpoint-load-metrics-bin`. The last is gRPC's own, and grpcio does not show it: C-core keeps it to itself, as of every
+release so far. So servers that are called from Python send one of the others.
+
+Four doubles of a report are of use here. They are read by hand, from bytes that a server sent and nobody has checked:
+bounded, and None for what is no report.
 """
 
 from __future__ import annotations
 
+import json
 import struct
+from collections.abc import Iterable
 from math import isfinite
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
+TEXT = "endpoint-load-metrics"
+JSON = "endpoint-load-metrics-json"
 KEY = "endpoint-load-metrics-bin"
 
 LONGEST = 16 * 1024
@@ -28,8 +37,57 @@ class LoadReport(NamedTuple):
     eps: float = 0.0
 
 
+def read(trailers: Iterable[tuple[str, str | bytes]]) -> LoadReport | None:
+    """The report among a call's trailers; None where there is none that can be read."""
+    for key, value in trailers:
+        if key.startswith(TEXT) and len(value) <= LONGEST:
+            if key == KEY and isinstance(value, bytes):
+                return decode(value)
+            if key == TEXT and isinstance(value, str):
+                return of_text(value)
+            if key == JSON and isinstance(value, str):
+                return of_json(value)
+    return None
+
+
+def of_text(text: str) -> LoadReport | None:
+    """Read `name:value,…`; names that are not known are of other metrics."""
+    pairs = [part.partition(":")[::2] for part in text.split(",")]
+    try:
+        return _named({name.strip(): float(value) for name, value in pairs if name.strip() in _NAMES})
+    except ValueError:
+        return None
+
+
+def of_json(text: str) -> LoadReport | None:
+    """Read the message as protobuf writes it in JSON, in either spelling of its names."""
+    try:
+        found = json.loads(text)
+    except (ValueError, RecursionError):
+        return None
+    if not isinstance(found, dict):
+        return None
+    numbers = {name: value for name, value in found.items() if type(value) in (int, float)}
+    return _named(numbers)
+
+
+_NAMES = {
+    "cpu_utilization": "cpu",
+    "cpuUtilization": "cpu",
+    "application_utilization": "application",
+    "applicationUtilization": "application",
+    "rps_fractional": "qps",
+    "rpsFractional": "qps",
+    "eps": "eps",
+}
+
+
+def _named(numbers: dict[str, Any]) -> LoadReport:
+    return LoadReport(**{_NAMES[name]: _sane(value) for name, value in numbers.items() if name in _NAMES})
+
+
 def decode(data: bytes) -> LoadReport | None:
-    """Read a report; None if it is malformed."""
+    """Read the message as protobuf writes it in bytes; None if it is malformed."""
     if len(data) > LONGEST:
         return None
     doubles: dict[int, float] = {}
@@ -60,7 +118,8 @@ def decode(data: bytes) -> LoadReport | None:
 
 
 def _sane(value: float) -> float:
-    return value if isfinite(value) and value > 0 else 0.0
+    """A JSON integer may be too large for a float."""
+    return float(value) if 0 < value < 1e300 else 0.0
 
 
 def _varint(data: bytes, at: int) -> tuple[int, int]:

@@ -12,7 +12,7 @@ from math import inf
 
 from proxyless.model.snapshot import NodeState, Picker, PickInfo, Result
 from proxyless.model.traffic import LoadBalancer
-from proxyless.policy.balancers.load_report import KEY, decode, weight
+from proxyless.policy.balancers.load_report import read, weight
 from proxyless.policy.balancers.round_robin import round_robin
 
 HEAVIEST = 65535
@@ -46,13 +46,11 @@ class Reports:
         if result.unsent:
             self._since = inf  # "blackout … restarts when the connection is lost": reports begin anew with the next one
             return
-        for key, value in result.trailers:
-            if key == KEY and isinstance(value, bytes):
-                report = decode(value)
-                found = weight(report, self._penalty) if report is not None else 0.0
-                if found:
-                    self._weight, self.told_at = found, now
-                    self._since = min(self._since, now)
+        report = read(result.trailers)
+        found = weight(report, self._penalty) if report is not None else 0.0
+        if found:
+            self._weight, self.told_at = found, now
+            self._since = min(self._since, now)
 
     def weight(self, now: float, blackout: float, expiration: float) -> float:
         """0 while it is not known well enough: reported for less than `blackout`, or not for `expiration`."""
