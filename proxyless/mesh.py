@@ -29,6 +29,7 @@ from proxyless.channel.timers import Timers
 from proxyless.control import Source
 from proxyless.control.compiler import Compiler
 from proxyless.control.feed import Feed
+from proxyless.control.soon import Soon
 from proxyless.control.sources import Factory, default_url, factory
 from proxyless.control.standing import Here, client_number
 from proxyless.entrance import Entrance
@@ -63,7 +64,8 @@ def connect(
     `source` is a URL (`consul://127.0.0.1:8500?prefix=proxyless/v1`, `file:mesh.yaml`), an object with the
     methods of `proxyless.control.Source`, or None for `PROXYLESS_SOURCE`, else the Consul agent that
     `CONSUL_HTTP_ADDR` names. `labels` and `locality` ("region/zone/subzone"; else `PROXYLESS_LOCALITY`)
-    describe this process. `services` are followed from now on instead of from their first channel.
+    describe this process; where nobody says its locality, the agent is asked once a document wants to know.
+    `services` are followed from now on instead of from their first channel.
     `balancers` adds to the balancers that documents may name. With `admin` (and unless `PROXYLESS_ADMIN=off`)
     `proxyless ps`, `status --pid` and `tap` can look into this process. Raises ConfigError for what can't be meant.
     """
@@ -113,8 +115,9 @@ class Mesh:
         self._dice = random.Random()
         self._clock = time.monotonic
         self._slot = SnapshotSlot()
-        self._nodes = Nodes(Send, self._tell, self._clock)
         self._timers = Timers()
+        self._soon = Soon(self._timers.after, self._reconsider)
+        self._nodes = Nodes(Send, self._tell, self._clock, self._soon)
         self._subchannels = Subchannels(self._timers)
         self._links = Links(
             slot=self._slot,
@@ -226,6 +229,9 @@ class Mesh:
         """Something changed on the data path, told by the call that changed it."""
         self._emit(of_destination(what, str(key), address, why))
 
+    def _reconsider(self) -> None:
+        self._feed.loop.reconsider()
+
     def ready(self, *services: str, timeout: float | None = None) -> bool:
         """Wait until routes and endpoints of `services` (default: all that are wanted) are known.
 
@@ -246,7 +252,8 @@ class Mesh:
         self._entrance.awaken()
         from proxyless.explain import status_of
 
-        return status_of(self._slot.current, self._feed.loop.status(), self.labels, self.locality, self._clock())
+        here = self._feed.here
+        return status_of(self._slot.current, self._feed.loop.status(), here.labels, here.locality, self._clock())
 
     def summary(self) -> dict[str, Any]:
         """The status in a few words, for `proxyless ps`."""
@@ -321,6 +328,7 @@ class Mesh:
         self._lock = threading.Lock()
         self._slot.renew()
         self._timers.renew()
+        self._soon.renew()
         self._subchannels.renew()
         self._nodes.renew()
         self._dice.seed()  # or all children would draw the parent's numbers

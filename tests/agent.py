@@ -143,6 +143,11 @@ class ConsulAgent:
     # --- requests
 
     @property
+    def wan_port(self) -> int:
+        """Where an agent of another datacenter joins a dev agent."""
+        return self._wan
+
+    @property
     def address(self) -> str:
         """host:port, as CONSUL_HTTP_ADDR takes it."""
         return f"127.0.0.1:{self.http_port}"

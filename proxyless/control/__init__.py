@@ -66,8 +66,9 @@ class Sink(Protocol):
 class Source(Protocol):
     """Where documents and endpoints come from. No method may block for long; `start` comes first.
 
-    One that does not believe at once that all is gone may also have `assume(documents, endpoints)`: it is told
-    what calls go by already, from the disk, though the source itself has not spoken yet.
+    One that can find out where this process runs may have `locate(tell)`: `tell(Locality)` is called, from a thread of
+    its own, if it does. One that does not believe at once that all is gone may also have `assume(documents,
+    endpoints)`: it is told what calls go by already, from the disk, though the source itself has not spoken yet.
     """
 
     name: str

@@ -11,10 +11,11 @@ import difflib
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from operator import is_
 from typing import Any, Protocol
 
 from proxyless.control import SERVICES
-from proxyless.control.standing import Here, Spot, Standing
+from proxyless.control.standing import Here, Spot, Standing, is_short
 from proxyless.model.documents import MeshDocument, ServiceDocument
 from proxyless.model.findings import Finding
 from proxyless.model.routes import RateLimit, RetryPolicy, Route, Split
@@ -77,8 +78,13 @@ class Registry(Protocol):
     def node(self, cluster: ClusterKey, endpoint: Endpoint) -> Any:
         """The node for a member of a destination."""
 
-    def destination(self, key: ClusterKey, policy: TrafficPolicy, nodes: Any) -> DestinationState:
+    def destination(
+        self, key: ClusterKey, policy: TrafficPolicy, nodes: Any, fails_over: bool = False
+    ) -> DestinationState:
         """The state of a destination with these members."""
+
+    def sick(self, key: ClusterKey) -> frozenset[str]:
+        """The addresses of a destination's members that are not well."""
 
     def rate(self, service: str, route: str, settings: RateLimit) -> Callable[[float], bool]:
         """The bucket of a route."""
@@ -122,7 +128,8 @@ class Compiler:
             tables[service] = self._table(world, service, clusters)
         self._clusters, self._tables = made, tables
         snapshot = Snapshot(version, {name: table for name, (_, table) in tables.items()}, clusters)
-        return Compiled(snapshot, {}, frozenset(cluster.watched for cluster in clusters.values()))
+        watched = frozenset(watched for cluster in clusters.values() for watched in cluster.watches)
+        return Compiled(snapshot, {}, watched)
 
     # -- checking what no single document can show
 
@@ -184,24 +191,30 @@ class Compiler:
         own = subset.traffic_policy if subset else None
         policy = settled(overlay(DEFAULTS, world.mesh.defaults.traffic_policy, document.traffic_policy, own))
         discovery = document.discovery
-        watched = Watched(discovery.service or key.service, discovery.datacenter or "")
-        endpoints = world.endpoints.get(watched)
-        inputs = (endpoints, discovery, subset, policy, self.here)
+        watched, *failover = discovery.watches(key.service)
         last = self._clusters.get(key)
-        if last is not None and last[0][0] is endpoints and last[0][1:] == inputs[1:]:
+        at_home = world.endpoints.get(watched)
+        if failover:
+            sick, used = self._registry.sick(key), last is not None and bool(last[1].failover)
+            failover = failover if is_short(at_home, discovery, subset, policy, sick, used) else []
+        known = [at_home, *(world.endpoints.get(other) for other in failover)]
+        inputs = (failover, discovery, subset, policy, self.here)
+        if last is not None and last[0][1:] == inputs and all(map(is_, last[0][0], known)):
             return last
-        standing = Standing([endpoints or ()], discovery, subset, policy, self.here)
+        standing = Standing([group or () for group in known], discovery, subset, policy, self.here)
         spots = standing.spots()
         places = [[self._registry.node(key, endpoint) for endpoint in spot.members] for spot in spots]
         nodes = [node for place in places for node in place]
         if last is not None and last[1].policy.load_balancer != policy.load_balancer:
             for node in nodes:  # what one balancer wants to know of its nodes, another does not pay for
                 node.feedback = None
-        state = self._registry.destination(key, policy, nodes)
+        state = self._registry.destination(key, policy, nodes, fails_over=bool(discovery.failover))
         picker = self._picker(spots, places, policy, state)
         weights = [endpoint.effective_weight for spot in spots for endpoint in spot.members]
-        known = endpoints is not None
-        return inputs, Cluster(key, watched, policy, nodes, weights, picker, state, known, standing.left_out)
+        cluster = Cluster(
+            key, watched, policy, nodes, weights, picker, state, at_home is not None, failover, standing.left_out
+        )
+        return (known, *inputs), cluster
 
     def _picker(
         self, spots: Sequence[Spot], places: Sequence[Sequence[Any]], policy: TrafficPolicy, state: DestinationState

@@ -16,12 +16,13 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Final, Protocol
 
 from proxyless.control import RawDocument, Sink
+from proxyless.control.agent_place import AgentPlace
 from proxyless.control.consul_documents import OK, Documents
 from proxyless.control.consul_endpoints import Endpoints
 from proxyless.control.consul_http import ConsulClient
 from proxyless.control.consul_settings import ConsulSettings
 from proxyless.control.watcher import Answer, News, Watcher
-from proxyless.model.topology import Endpoint, Watched
+from proxyless.model.topology import Endpoint, Locality, Watched
 
 DOCUMENTS: Final = "documents"
 
@@ -148,6 +149,7 @@ class ConsulSource:
         self._lock = threading.Lock()
         self._watches: dict[Watched | None, Watch] = {}
         self._closed = False
+        self._agent_place: AgentPlace | None = None
         self._own_datacenter = ""
         self._pid = os.getpid()
 
@@ -159,6 +161,14 @@ class ConsulSource:
 
     def watch(self, watched: Watched) -> None:
         self._add(watched)
+
+    def locate(self, tell: Callable[[Locality], None]) -> None:
+        """Find out where this process runs: nobody said, and a document wants to know."""
+        with self._lock:
+            if self._closed or self._agent_place is not None:
+                return
+            self._agent_place = AgentPlace(ConsulClient(self.settings), tell)
+            self._agent_place.thread.start()
 
     def unwatch(self, watched: Watched) -> None:
         with self._lock:
@@ -180,7 +190,9 @@ class ConsulSource:
             return  # a forked child has the locks and the connections, but not the threads
         with self._lock:
             self._closed = True
-            watches = list(self._watches.values())
+            watches: list[Watch | AgentPlace] = [*self._watches.values()]
+            if self._agent_place is not None:
+                watches.append(self._agent_place)
         for watch in watches:
             watch.close()
         deadline = time.monotonic() + CLOSE_WITHIN
@@ -191,7 +203,9 @@ class ConsulSource:
     def status(self) -> Mapping[str, Any]:
         with self._lock:
             watches = list(self._watches.values())
-        return {"watches": {watch.name: watch.status() for watch in watches}}
+            place = self._agent_place
+        asked = {} if place is None else {"place": place.said}
+        return {"watches": {watch.name: watch.status() for watch in watches}, **asked}
 
     def _add(self, watched: Watched | None) -> None:
         with self._lock:

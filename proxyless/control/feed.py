@@ -6,14 +6,17 @@ A process has one at a time; a forked child begins another, for threads and conn
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
+from dataclasses import replace
 from typing import Any
 
 from proxyless.control import Source
 from proxyless.control.cache import Cache, Saver
 from proxyless.control.compiler import Compiler
 from proxyless.control.loop import Loop
+from proxyless.control.standing import Here
 from proxyless.events import Observer, Suspicious
-from proxyless.model.snapshot import Snapshot
+from proxyless.model.snapshot import Cluster, Snapshot
+from proxyless.model.topology import NOWHERE, Locality
 
 PATIENCE = 1.0
 """Seconds a source is given to speak before the disk is asked: a hung agent refuses nothing, it is only silent."""
@@ -34,7 +37,10 @@ class Feed:
         version: int,
     ) -> None:
         self.source = source
-        self.loop = loop = Loop(source, compiler, publish, emit, now, version)
+        self._compiler = compiler
+        self._publish = publish
+        self._located = False
+        self.loop = loop = Loop(source, compiler, self._published, emit, now, version)
         self._after = after
         self._cache = cache
         self._saver: Saver | None = None
@@ -48,6 +54,25 @@ class Feed:
         self.source.start(self.loop)
         for service in sorted(services):
             self.follow(service)
+
+    @property
+    def here(self) -> Here:
+        """Where this process runs, as far as it is known by now."""
+        return self._compiler.here
+
+    def _published(self, snapshot: Snapshot) -> None:
+        self._publish(snapshot)
+        if self._located or self.here.locality != NOWHERE:
+            return
+        locate: Any = getattr(self.source, "locate", None)
+        if locate is not None and any(map(_wants_place, snapshot.clusters.values())):
+            self._located = True
+            locate(self._place)
+
+    def _place(self, locality: Locality) -> None:
+        """The source knows where we are."""
+        self._compiler.here = replace(self.here, locality=locality)
+        self.loop.reconsider("locality")
 
     def follow(self, service: str) -> None:
         """Want to know of `service`; what the disk knows of it will do where the source says nothing."""
@@ -70,3 +95,8 @@ class Feed:
         self.source.close()
         if self._saver is not None:
             self._saver.close()
+
+
+def _wants_place(cluster: Cluster) -> bool:
+    """Whether it matters for this destination where we are."""
+    return cluster.policy.locality is not None and cluster.policy.locality.enabled

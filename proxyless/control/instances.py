@@ -178,6 +178,10 @@ class Instances:
             _keep(self._localities, key, found)
         return found
 
+    def place(self, meta: Mapping[str, Any], datacenter: str) -> Locality:
+        """Where a node is that has this meta, by the same names."""
+        return self._locality({"Meta": meta, "Datacenter": datacenter}, {}, meta)
+
     def _labels(self, tags: list[Any], meta: Mapping[str, Any]) -> dict[str, str]:
         """The tags, and over them the meta: a tag `k=v` is a label k, any other is a label that is there."""
         labels = {}

@@ -100,6 +100,11 @@ class Loop:
             self._wanted |= {service}
             self._rebuild([service])
 
+    def reconsider(self, why: str = "health") -> None:
+        """Who is well has changed, or where we are, and with it perhaps what is needed."""
+        with self._lock:
+            self._rebuild([why])
+
     def close(self) -> None:
         """Publish nothing more."""
         self._closed = True
@@ -276,7 +281,7 @@ class Loop:
         compiled = self._compiler.compile(self._world(), self._version + 1)
         assert compiled.snapshot is not None, compiled.findings
         snapshot, self._warming = warmed(compiled.snapshot, self._last)
-        wanted = compiled.watched | {cluster.watched for cluster in snapshot.clusters.values()}
+        wanted = compiled.watched | {watched for cluster in snapshot.clusters.values() for watched in cluster.watches}
         if self._last is None or not same(self._last, snapshot):
             self._version += 1
             self._last = snapshot

@@ -10,8 +10,8 @@ from typing import NamedTuple
 from proxyless.control.membership import absent, select, why_not
 from proxyless.model.documents import Subset
 from proxyless.model.topology import NOWHERE, Discovery, Endpoint, Locality
-from proxyless.model.traffic import TrafficPolicy
-from proxyless.policy.locality import Place, arrange
+from proxyless.model.traffic import LOCALITY, TrafficPolicy
+from proxyless.policy.locality import Place, arrange, health
 from proxyless.policy.outlier import can_eject
 from proxyless.policy.subset import closest
 
@@ -44,6 +44,29 @@ class Spot(NamedTuple):
     members: Sequence[Endpoint]
     absent: int
     """How many the registrar knows there and thinks unhealthy."""
+
+
+def is_short(
+    own: Sequence[Endpoint] | None,
+    discovery: Discovery,
+    subset: Subset | None,
+    policy: TrafficPolicy,
+    sick: frozenset[str],
+    already: bool,
+) -> bool:
+    """Whether too few of a destination's own endpoints are healthy, so that its failover is needed.
+
+    From where calls would begin to spill over until all are well again (`already`): a datacenter is not to be followed
+    and forgotten with every endpoint that wavers.
+    """
+    if own is None:
+        return False  # not heard of yet
+    members = select(own, discovery, subset)
+    total = len(members) + len(absent(own, discovery, subset))
+    healthy = sum(member.address not in sick for member in members)
+    if already:
+        return healthy < total or not total
+    return health(healthy, total, round(100 * (policy.locality or LOCALITY).overprovisioning)) < 100
 
 
 class Standing:

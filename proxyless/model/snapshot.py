@@ -126,6 +126,9 @@ class DestinationState(Protocol):
     def judge(self, ticket: int, ok: bool | None, now: float) -> None:
         """How the call with this ticket ended; None if nobody knows."""
 
+    def sick(self) -> frozenset[str]:
+        """The addresses of its members that are ejected, on probation or unreachable."""
+
     def watch(self, ladder: Any) -> None:
         """Keep a `policy.locality.Ladder` told which of its nodes are well."""
 
@@ -199,8 +202,15 @@ class Cluster:
     picker: Picker
     state: DestinationState
     known: bool = True
+    failover: Sequence[Watched] = ()
+    """Where else its endpoints come from at present, for too few of its own are healthy."""
     left_out: Callable[[], Iterable[tuple[Endpoint, str]]] = tuple
     """Endpoints that are known and no members, with the reason: asked for when somebody wants to see it."""
+
+    @property
+    def watches(self) -> Sequence[Watched]:
+        """All that is followed for it."""
+        return (self.watched, *self.failover)
 
     @property
     def connection(self) -> Connection:

@@ -6,10 +6,10 @@ import ipaddress
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Annotated, Any
 
 from proxyless.model.findings import Invalid
-from proxyless.model.quantities import STRICT, AtMost, Name, checked
+from proxyless.model.quantities import STRICT, AtMost, Name, Shaped, checked
 
 _HOSTNAME = re.compile(r"(?!-)[A-Za-z0-9-]{1,63}(?<!-)(\.(?!-)[A-Za-z0-9-]{1,63}(?<!-))*\.?")
 _SEGMENT = re.compile(r"[A-Za-z0-9_]([A-Za-z0-9_.-]{0,126}[A-Za-z0-9_])?")
@@ -120,9 +120,19 @@ def address_problem(address: str) -> str:
     return ""
 
 
+_NAME = r"[A-Za-z0-9]([A-Za-z0-9_.-]*[A-Za-z0-9])?"
+Elsewhere = Annotated[
+    str, Shaped(rf"{_NAME}|{_NAME}@({_NAME})?", 257, "a datacenter, service@datacenter, or service@ for our own")
+]
+
+
 @dataclass(frozen=True, slots=True)
 class Discovery:
-    """Where the endpoints of a service come from, and which of them count."""
+    """Where the endpoints of a service come from, and which of them count.
+
+    `failover` says where else to look, in order, when too few are healthy: the same service in another datacenter
+    (`dc2`), or another service (`stand-in@dc2`, `stand-in@` in the same one).
+    """
 
     __pydantic_config__ = STRICT
 
@@ -130,9 +140,26 @@ class Discovery:
     datacenter: Name | None = None
     only_passing: bool = True
     filter: str = ""
+    failover: Annotated[tuple[Elsewhere, ...], AtMost(8)] = ()
 
     def __post_init__(self) -> None:
-        checked(self)
+        own = {self.datacenter, f"{self.service}@{self.datacenter or ''}"}
+        problems = []
+        for index, entry in enumerate(self.failover):
+            if entry in own:
+                problems.append((f"failover[{index}]", f'must be somewhere else: "{entry}" is what fails over'))
+            elif entry in self.failover[:index]:
+                problems.append((f"failover[{index}]", f'"{entry}" is already failover[{self.failover.index(entry)}]'))
+        checked(self, *problems)
+
+    def watches(self, service: str) -> tuple[Watched, ...]:
+        """What is to be followed for `service`: its own endpoints, then each failover in order; nothing twice."""
+        own = Watched(self.service or service, self.datacenter or "")
+        others = []
+        for entry in self.failover:
+            name, at, datacenter = entry.rpartition("@")
+            others.append(Watched(name, datacenter or own.datacenter) if at else Watched(own.service, entry))
+        return tuple(dict.fromkeys((own, *others)))
 
 
 @dataclass(frozen=True, slots=True)

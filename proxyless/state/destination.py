@@ -40,6 +40,7 @@ class DestinationState:
         "_sick",
         "_tell",
         "denied",
+        "on_health",
         "refused",
         "retries",
     )
@@ -62,6 +63,8 @@ class DestinationState:
         self._panic = Panic()
         self._limits = Limits(policy.limits)
         self._breaker = Breaker(policy.circuit_breaker) if policy.circuit_breaker else None
+        self.on_health: Callable[[], None] | None = None
+        """Told, under the lock, whenever a member fell sick or got well; must not block."""
         self.retries = self.denied = self.refused = 0
 
     def follow(self, policy: TrafficPolicy, nodes: Sequence[Node], now: float) -> None:
@@ -97,11 +100,18 @@ class DestinationState:
 
     # -- health
 
+    def sick(self) -> frozenset[str]:
+        """The addresses of its members that are ejected, on probation or unreachable."""
+        with self._lock:
+            return frozenset(node.address for node in self._sick)
+
     def _health(self, node: Node) -> None:
         """A member fell sick or got well. Under the lock."""
         if node.outlier not in self._nodes:
             return
         sick = node.sick
+        if self.on_health is not None and (node in self._sick) != sick:
+            self.on_health()
         (self._sick.add if sick else self._sick.discard)(node)
         for ladder in self._ladders:
             ladder.changed(node, sick)

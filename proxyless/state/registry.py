@@ -37,7 +37,15 @@ class LockedRate(RateLimit):
 class Nodes:
     """Every node there is. Written by the control plane alone, one thread at a time."""
 
-    def __init__(self, make_send: Callable[[Node], object], tell: Tell, clock: Callable[[], float]) -> None:
+    def __init__(
+        self,
+        make_send: Callable[[Node], object],
+        tell: Tell,
+        clock: Callable[[], float],
+        on_health: Callable[[], None] | None = None,
+    ) -> None:
+        """`on_health` is told when a member of a destination that fails over fell sick or got well."""
+        self._on_health = on_health
         self._make_send = make_send
         self._tell = tell
         self._clock = clock
@@ -60,13 +68,21 @@ class Nodes:
             node.endpoint = endpoint
         return node
 
-    def destination(self, key: ClusterKey, policy: TrafficPolicy, nodes: Sequence[Node]) -> DestinationState:
+    def sick(self, key: ClusterKey) -> frozenset[str]:
+        """The addresses of a destination's members that are not well."""
+        state = self._destinations.get(key)
+        return state.sick() if state is not None else frozenset()
+
+    def destination(
+        self, key: ClusterKey, policy: TrafficPolicy, nodes: Sequence[Node], fails_over: bool = False
+    ) -> DestinationState:
         """The state of a destination with these members: the one there was, or a new one."""
         state = self._destinations.get(key)
         if state is None:
             state = DestinationState(key, policy, self._tell, self._clock(), self._locks[key])
             self._destinations[key] = state
         state.follow(policy, nodes, self._clock())
+        state.on_health = self._on_health if fails_over else None
         return state
 
     def rate(self, service: str, route: str, settings: Settings) -> Callable[[float], bool]:

@@ -6,6 +6,7 @@ what chooses among equals, which is a balancer's, and anything that a call has t
 """
 
 from proxyless.policy.locality.ladder import Ladder, Rung
+from proxyless.policy.locality.loads import health
 from proxyless.policy.locality.places import Place, arrange
 
-__all__ = ["Ladder", "Place", "Rung", "arrange"]
+__all__ = ["Ladder", "Place", "Rung", "arrange", "health"]
