@@ -256,6 +256,29 @@ def summary_of(snapshot: Snapshot, loop: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
+def survey(snapshot: Snapshot, loop: Mapping[str, Any], now: float) -> dict[str, Any]:
+    """How the mesh stands, counted: what telemetry reports at each collection, and no more than that."""
+    return {
+        "version": snapshot.version,
+        "source": loop["source"]["name"],
+        "staleness": max((watch["seconds"] for watch in loop["stale"].values()), default=0.0),
+        "destinations": [_counted(cluster, now) for cluster in snapshot.clusters.values()],
+    }
+
+
+def _counted(cluster: Cluster, now: float) -> dict[str, Any]:
+    status = cluster.state.status(now)
+    return {
+        "service": cluster.key.service,
+        "subset": cluster.key.subset,
+        "endpoints": Counter((_state(node, now), str(node.endpoint.locality)) for node in cluster.nodes),
+        "breaker": status["breaker"],
+        "denied": status["retries_denied"],
+        "mirror": getattr(cluster.key, "mirrored", False),
+        "mirrored": status.get("mirrored", 0),
+    }
+
+
 def _service(table: ServiceTable) -> dict[str, Any]:
     routes = [
         {

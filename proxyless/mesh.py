@@ -38,6 +38,7 @@ from proxyless.events import Observer, emitter, log_event, of_destination
 from proxyless.model.findings import Invalid
 from proxyless.model.snapshot import ClusterKey, Snapshot
 from proxyless.model.topology import NOWHERE, Locality
+from proxyless.otel.telemetry import Telemetry
 from proxyless.policy.balancers import BALANCERS, Balancer
 from proxyless.script import Send, Watcher
 from proxyless.stack import ENTRY, compose
@@ -65,13 +66,11 @@ def connect(
     methods of `proxyless.control.Source`, or None for `PROXYLESS_SOURCE`, else the Consul agent that
     `CONSUL_HTTP_ADDR` names. `labels` and `locality` ("region/zone/subzone"; else `PROXYLESS_LOCALITY`)
     describe this process; where nobody says its locality, the agent is asked once a document wants to know.
-    `services` are followed from now on instead of from their first channel.
-    `balancers` adds to the balancers that documents may name. With `admin` (and unless `PROXYLESS_ADMIN=off`)
+    `services` are followed from now on instead of from their first channel. `balancers` adds to the balancers
+    that documents may name. `tracer_provider` and `meter_provider` are OpenTelemetry's; default: the process's
+    own, once it has some. With `admin` (and unless `PROXYLESS_ADMIN=off`)
     `proxyless ps`, `status --pid` and `tap` can look into this process. Raises ConfigError for what can't be meant.
     """
-    for name, given in (("tracer_provider", tracer_provider), ("meter_provider", meter_provider)):
-        if given is not None:
-            raise ConfigError(f"connect({name}=…) is not supported yet: this version emits no telemetry")
     try:
         here = Locality.parse(locality or os.environ.get("PROXYLESS_LOCALITY", "")) or NOWHERE
     except Invalid as wrong:
@@ -83,7 +82,9 @@ def connect(
             raise ConfigError(f"connect: {wrong}") from None
     else:
         make = functools.partial(lambda given: (given, None), source)  # the factory of one that is there already
-    mesh = Mesh(make, dict(labels or {}), here, _all_balancers(balancers or {}), [log_event, *observers], admin)
+    telling = (tracer_provider, meter_provider)
+    known = _all_balancers(balancers or {})
+    mesh = Mesh(make, dict(labels or {}), here, known, [log_event, *observers], admin, telling)
     for service in services:
         mesh.want(service)
     return mesh
@@ -105,12 +106,12 @@ class Mesh:
         balancers: Mapping[str, Balancer],
         observers: Sequence[Observer],
         admin: bool = False,
+        telling: tuple[Any, Any] = (None, None),
     ) -> None:
         self._make_source = make_source
         self.labels = labels
         self.locality = locality
         self._balancers = balancers
-        self._emit = emitter(observers)
         self._admin = admin and wanted(os.environ)
         self._dice = random.Random()
         self._clock = time.monotonic
@@ -133,7 +134,10 @@ class Mesh:
         self._wanted: set[str] = set()
         self._lock = threading.Lock()
         self.closed = False
+        self._telemetry = Telemetry(*telling, self._entrance.watch, self._survey, self._timers.after)
+        self._emit = emitter([*observers, self._telemetry.observe])
         self._start(version=0)
+        self._telemetry.look()
         forks.join(self)
 
     def _start(self, version: int) -> None:
@@ -262,6 +266,11 @@ class Mesh:
 
         return summary_of(self._slot.current, self._feed.loop.status())
 
+    def _survey(self) -> dict[str, Any]:
+        from proxyless.explain import survey
+
+        return survey(self._slot.current, self._feed.loop.status(), self._clock())
+
     def explain(self, service: str, method: str, metadata: Any = ()) -> Explanation:
         """The decision for one request: route, why earlier ones did not match, split, endpoints, timeout.
 
@@ -298,6 +307,7 @@ class Mesh:
             time.sleep(0.005)
         for channel in self._links.channels():
             channel.end_calls()
+        self._telemetry.close()
         self._subchannels.close()
 
     def __enter__(self) -> Mesh:
@@ -335,3 +345,4 @@ class Mesh:
         for channel in self._links.channels():
             channel.forked()
         self._entrance.renew()
+        self._telemetry.renew()

@@ -222,9 +222,9 @@ class Watch(Protocol):
         """The call has ended. It has no `route`, `cluster` or `node` where it was refused before it got one."""
 
 
-Watcher: TypeAlias = Callable[[Rpc], Watch]
+Watcher: TypeAlias = "Callable[[Rpc], Watch | None]"
 """Sees a call begin: before its route is chosen, in its caller's thread, task and context. It may add to
-`rpc.metadata`; like a Watch, it must neither block nor raise."""
+`rpc.metadata`; like a Watch, it must neither block nor raise. None: it has seen enough of this call."""
 
 
 Service: TypeAlias = Callable[[Rpc], Script[Outcome]]

@@ -20,6 +20,8 @@ def watched(entry: Service, watchers: Sequence[Watcher]) -> Service:
 
     def watch(rpc: Rpc) -> Script[Outcome]:
         rpc.watch = seen = begin(rpc)
+        if seen is None:
+            return (yield from entry(rpc))
         outcome: Outcome = ABANDONED
         try:
             outcome = yield from entry(rpc)
@@ -32,7 +34,14 @@ def watched(entry: Service, watchers: Sequence[Watcher]) -> Service:
 
 def _all_of(watchers: Sequence[Watcher]) -> Watcher:
     several = tuple(watchers)
-    return lambda rpc: _Several([watcher(rpc) for watcher in several])
+
+    def begin(rpc: Rpc) -> Watch | None:
+        seen = [watch for watcher in several if (watch := watcher(rpc)) is not None]
+        if len(seen) > 1:
+            return _Several(seen)
+        return seen[0] if seen else None
+
+    return begin
 
 
 class _Several:
