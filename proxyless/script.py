@@ -139,13 +139,26 @@ Effect: TypeAlias = Send | Drain | Sleep | Wait
 Script: TypeAlias = Generator[Effect, Any, T]
 
 
+class Replay(Protocol):
+    """Whether a request that is a stream can be sent again: a question whose answer changes while it is sent."""
+
+    def keep(self) -> None:
+        """It may have to be: keep what is read of it. To be said before the first attempt."""
+
+    def possible(self) -> bool:
+        """Whether all that was read of it is still there; asked when an attempt has failed."""
+
+    def commit(self) -> None:
+        """Nobody will try again: the caller has seen something of the answer."""
+
+
 class Rpc:
     """One call. Every field has one writer, named here; filters read all of them.
 
     Driver: `service` `method` `authority` `metadata` (the caller's, and what is sent) `wait_for_ready`
-    `replayable` (whether the request can be sent again) `deadline` (instant, or None) `now` `rng`
-    `snapshot` `channel` (64 random bits that are the channel's own). Route filter: `route` `cluster` `metadata`
-    (edits). Hash filter: `hash` (for the balancers that go by it).
+    `replay` (of a stream of requests; None for a single one, which can always be sent again) `deadline`
+    (instant, or None) `now` `rng` `snapshot` `channel` (64 random bits that are the channel's own). Route filter:
+    `route` `cluster` `metadata` (edits). Hash filter: `hash` (for the balancers that go by it).
     Deadline filter: `deadline` (only ever earlier). Retry filter: `deadline` and `metadata` of each attempt,
     `tried` (nodes to keep away from). Balance filter: `node`. Watch filter: `watch`, None while nobody
     watches; who makes a copy of an Rpc for another attempt of the same call (a hedge) copies it too, and who
@@ -162,7 +175,7 @@ class Rpc:
         "method",
         "node",
         "now",
-        "replayable",
+        "replay",
         "rng",
         "route",
         "service",
@@ -187,7 +200,7 @@ class Rpc:
         now: float,
         rng: Callable[[], float],
         snapshot: Snapshot,
-        replayable: bool = True,
+        replay: Replay | None = None,
         channel: int = 0,
     ) -> None:
         self.service = service
@@ -199,11 +212,16 @@ class Rpc:
         self.now = now
         self.rng = rng
         self.snapshot = snapshot
-        self.replayable = replayable
+        self.replay = replay
         self.channel = channel
         self.hash: int | None = None
         self.tried: tuple[NodeState, ...] | None = None
         self.watch: Watch | None = None
+
+    @property
+    def replayable(self) -> bool:
+        """Whether the request can be sent again: to be asked when an attempt has failed."""
+        return self.replay is None or self.replay.possible()
 
 
 class Watch(Protocol):

@@ -97,6 +97,23 @@ class Asks:
     hash: int | None = None
 
 
+class Stream:
+    """The requests of a call that are a stream: all that was read of it is there still, or not (`whole`)."""
+
+    def __init__(self, whole: bool) -> None:
+        self.whole = whole
+        self.kept = False
+
+    def keep(self) -> None:
+        self.kept = True
+
+    def possible(self) -> bool:
+        return self.whole
+
+    def commit(self) -> None:
+        self.whole = False
+
+
 class InTurn:
     """A picker that goes round `nodes` in the order given; None for none."""
 

@@ -24,7 +24,7 @@ from proxyless.policy.balancers import BALANCERS
 from proxyless.policy.fault import Faults
 from proxyless.policy.matcher import Matcher
 from proxyless.policy.retriable import judge
-from proxyless.script import Metadata, Rpc, Send
+from proxyless.script import Metadata, Replay, Rpc, Send
 from proxyless.stack import compose
 from proxyless.state import DestinationState, Node, Nodes
 from tests.fakes import START, InTurn
@@ -86,13 +86,13 @@ def rpc(
     metadata: Metadata | None = None,
     timeout: float | None = None,
     wait_for_ready: bool | None = None,
-    replayable: bool = True,
+    replay: Replay | None = None,
     now: float = START,
     rng: Callable[[], float] = lambda: 0.0,
 ) -> Rpc:
     """A call's record, as a channel makes it."""
     until = None if timeout is None else now + timeout
-    return Rpc(service, method, service, metadata, wait_for_ready, until, now, rng, snapshot, replayable)
+    return Rpc(service, method, service, metadata, wait_for_ready, until, now, rng, snapshot, replay)
 
 
 def fail(state: Any, node: Any, now: float = START, times: int = 1, code: int = Code.INTERNAL) -> None:

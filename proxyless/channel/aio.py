@@ -14,11 +14,12 @@ from proxyless.channel.aio_method import StreamStream, StreamUnary, UnaryStream,
 from proxyless.channel.connectivity import candidates
 from proxyless.channel.links import Links
 from proxyless.channel.outgoing import identity, outgoing
+from proxyless.channel.requests import replay_cap
 from proxyless.channel.subchannel import Profile, abandon, freeze, members
 from proxyless.channel.sync import describe
 from proxyless.context import SCOPE
 from proxyless.errors import AioInvalidMetadata
-from proxyless.script import Rpc, Wait
+from proxyless.script import Replay, Rpc, Wait
 
 State = grpc.ChannelConnectivity
 
@@ -47,6 +48,7 @@ class AioMeshChannel(grpc.aio.Channel):
         self.service = service
         self.authority = str(dict(frozen).get("grpc.default_authority", service))
         self.profile = Profile(self.authority, credentials, frozen, compression)
+        self.replay_cap = replay_cap(frozen)
         self.subchannels = links.subchannels
         self.slot = links.slot
         self.entry = links.entry
@@ -78,12 +80,12 @@ class AioMeshChannel(grpc.aio.Channel):
         raise ValueError(f"Interceptor {interceptor!r} must be one of {kinds}")
 
     def rpc(
-        self, method: str, timeout: float | None, metadata: Any, wait_for_ready: bool | None, replayable: bool
+        self, method: str, timeout: float | None, metadata: Any, wait_for_ready: bool | None, replay: Replay | None
     ) -> Rpc:
         """A call's record, from what the caller passed; raises AioInvalidMetadata on what no peer should see."""
         if self._closed:
             raise grpc.aio.UsageError("Channel is closed.")
-        return outgoing(self, method, timeout, metadata, wait_for_ready, replayable, AioInvalidMetadata)
+        return outgoing(self, method, timeout, metadata, wait_for_ready, replay, AioInvalidMetadata)
 
     @staticmethod
     def began(call: Driven) -> None:

@@ -133,6 +133,21 @@ class Driven:
         self._rest = None
         self._attempt_over(native, outcome)
 
+    def _commit(self, _native: Any) -> None:
+        """The caller sees something of this attempt's answer: nobody may try again from now on (gRFC A6)."""
+        self._committed = True
+        if self._rpc.replay is not None:
+            self._rpc.replay.commit()
+
+    async def _present(self) -> Any:
+        """The attempt that is being made, once there is one; raises how the call ended if there will be none."""
+        while self._native is None:
+            if self._outcome is not None:
+                raise self._error(self._outcome)
+            assert self._rest is not None
+            await asyncio.wait((self._rest,))
+        return self._native
+
     def _break_off(self, error: Exception) -> None:
         """The call can't be carried on (its mesh is closed): whoever waits for it must not wait for ever."""
         self._finish(Outcome(Code.INTERNAL, f"the call could not be carried on: {error}", error=error))
@@ -226,6 +241,8 @@ class Driven:
             metadata = await native.initial_metadata()
             if native.done():  # the answer, or a failure after which there may be another attempt
                 await self._complete()
+            elif self._native is native:
+                self._commit(native)
             if self._native is native:
                 return metadata
 
@@ -242,7 +259,9 @@ class Driven:
 
     async def details(self) -> str:
         outcome = await self._complete()
-        return outcome.details if outcome.refused or self._native is None else await self._native.details()
+        if outcome.refused or outcome.code != 0 or self._native is None:
+            return outcome.details
+        return await self._native.details()  # type: ignore[no-any-return]
 
     async def debug_error_string(self) -> str:
         """What the transport says of the failure."""

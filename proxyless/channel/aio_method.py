@@ -10,9 +10,9 @@ import grpc
 
 from proxyless.channel import aio_intercept
 from proxyless.channel.aio_call import Driven
+from proxyless.channel.aio_requests import aio_requests
 from proxyless.channel.aio_stream import StreamStreamCall, UnaryStreamCall
 from proxyless.channel.aio_unary import StreamUnaryCall, UnaryUnaryCall
-from proxyless.channel.requests import aio_requests
 from proxyless.channel.wires import AioWires
 
 if TYPE_CHECKING:
@@ -23,8 +23,6 @@ class _Method:
     """One method of a service, called through one channel."""
 
     _arity: str
-    _replayable: bool
-    """Whether the request can be sent again: a stream is gone once it has been read."""
     _call: type[Driven]
     _intercepted: Callable[..., Any]
 
@@ -46,7 +44,7 @@ class _Method:
         compression: Any,
     ) -> Any:
         channel = self._channel
-        rpc = channel.rpc(self._method, timeout, metadata, wait_for_ready, self._replayable)
+        rpc = channel.rpc(self._method, timeout, metadata, wait_for_ready, None)
         loop = asyncio.get_running_loop()
         call = self._call(channel, self._wires, rpc, request, credentials, compression, loop)
         channel.began(call)
@@ -61,7 +59,13 @@ class _Method:
         wait_for_ready: Any,
         compression: Any,
     ) -> Any:
-        return _Method._direct(self, aio_requests(request), timeout, metadata, credentials, wait_for_ready, compression)
+        channel = self._channel
+        requests = aio_requests(request, channel.replay_cap)
+        rpc = channel.rpc(self._method, timeout, metadata, wait_for_ready, requests)
+        loop = asyncio.get_running_loop()
+        call = self._call(channel, self._wires, rpc, requests, credentials, compression, loop)
+        channel.began(call)
+        return call
 
     def _around(
         self,
@@ -106,7 +110,6 @@ class UnaryUnary(_Method, grpc.aio.UnaryUnaryMultiCallable):  # type: ignore[typ
     """`channel.unary_unary(...)`"""
 
     _arity = "unary_unary"
-    _replayable = True
     _call = UnaryUnaryCall
     _intercepted = staticmethod(aio_intercept.unary_unary)
 
@@ -128,7 +131,6 @@ class UnaryStream(_Method, grpc.aio.UnaryStreamMultiCallable):  # type: ignore[t
     """`channel.unary_stream(...)`"""
 
     _arity = "unary_stream"
-    _replayable = True
     _call = UnaryStreamCall
     _intercepted = staticmethod(aio_intercept.unary_stream)
 
@@ -150,7 +152,6 @@ class StreamUnary(_Method, grpc.aio.StreamUnaryMultiCallable):  # type: ignore[t
     """`channel.stream_unary(...)`"""
 
     _arity = "stream_unary"
-    _replayable = False
     _direct = _Method._direct_stream
     _call = StreamUnaryCall
     _intercepted = staticmethod(aio_intercept.stream_unary)
@@ -172,7 +173,6 @@ class StreamStream(_Method, grpc.aio.StreamStreamMultiCallable):  # type: ignore
     """`channel.stream_stream(...)`"""
 
     _arity = "stream_stream"
-    _replayable = False
     _direct = _Method._direct_stream
     _call = StreamStreamCall
     _intercepted = staticmethod(aio_intercept.stream_stream)

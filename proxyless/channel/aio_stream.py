@@ -8,10 +8,10 @@ from typing import Any
 
 import grpc
 
+from proxyless.channel import wire
 from proxyless.channel.aio_call import Driven
-from proxyless.channel.aio_unary import attempt, write
-from proxyless.channel.requests import ended
-from proxyless.script import OPEN
+from proxyless.channel.aio_requests import done_writing, ended, write
+from proxyless.script import OPEN, Outcome
 
 _MIXED = "The iterator and read/write APIs may not be mixed on a single RPC."
 
@@ -63,7 +63,7 @@ class StreamResponse(Driven):
         while True:
             if self._outcome is not None and self._native is None:
                 self._raise_failure()
-            native = await attempt(self)
+            native = await self._present()
             self._attended += 1
             try:
                 message = await self._read(native)
@@ -75,15 +75,22 @@ class StreamResponse(Driven):
             finally:
                 self._attended -= 1
             if message is not grpc.aio.EOF:
-                if not self._committed:
-                    self._committed = True
-                    if self._outcome is None and self._settled is not native:
-                        self._rpc.now = self._channel.clock()
-                        self._step(OPEN)  # "committed": nobody may try again from now on (gRFC A6)
+                self._commit(native)
                 return message
             if not await self._goes_on_after(native):
                 self._raise_failure()
                 return grpc.aio.EOF
+
+    def _attempt_over(self, native: Any, reply: Outcome) -> None:
+        if reply.code != 0 and wire.began(reply.error):
+            self._committed = True
+        super()._attempt_over(native, reply)
+
+    def _commit(self, native: Any) -> None:
+        if not self._committed:
+            super()._commit(native)
+            if self._outcome is None and self._settled is not native:
+                self._step(OPEN)
 
     async def _read(self, native: Any) -> Any:
         if self._style == "read":
@@ -124,7 +131,7 @@ class StreamStreamCall(StreamResponse, grpc.aio.StreamStreamCall):  # type: igno
         await write(self, request)
 
     async def done_writing(self) -> None:
-        await (await attempt(self)).done_writing()
+        await done_writing(self)
 
     @property
     def _done_writing_flag(self) -> bool:

@@ -10,7 +10,7 @@ import grpc
 
 from proxyless.channel import wire
 from proxyless.channel.aio_call import Driven
-from proxyless.channel.requests import ended
+from proxyless.channel.aio_requests import done_writing, ended, write
 from proxyless.script import OK
 
 
@@ -31,33 +31,12 @@ class StreamUnaryCall(Driven, grpc.aio.StreamUnaryCall):  # type: ignore[type-ar
         await write(self, request)
 
     async def done_writing(self) -> None:
-        await (await attempt(self)).done_writing()
+        await done_writing(self)
 
     @property
     def _done_writing_flag(self) -> bool:
         """grpcio asks this of a call that an interceptor returned, before it takes what its caller writes."""
         return ended(self._request)
-
-
-async def attempt(call: Driven) -> Any:
-    """The attempt that `call` is making, once there is one; raises how the call ended if there will be none."""
-    while call._native is None:
-        if call._outcome is not None:
-            raise call._error(call._outcome)
-        assert call._rest is not None
-        await asyncio.wait((call._rest,))
-    return call._native
-
-
-async def write(call: Driven, request: Any) -> None:
-    """Send one more request; where the attempt could not be connected and another follows, on that one."""
-    while True:
-        native = await attempt(call)
-        try:
-            return await native.write(request)  # type: ignore[no-any-return]
-        except (grpc.aio.AioRpcError, asyncio.InvalidStateError):
-            if not native.done() or not await call._goes_on_after(native):
-                raise
 
 
 def awaited(call: Driven) -> Generator[Any, Any, Any]:

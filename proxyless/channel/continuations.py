@@ -19,7 +19,8 @@ from proxyless.channel.aio_intercepted_calls import (
     InterceptedUnaryStreamCall,
     InterceptedUnaryUnaryCall,
 )
-from proxyless.channel.requests import AioFeeding, Feeding
+from proxyless.channel.aio_requests import AioFeeding
+from proxyless.channel.requests import Feeding
 
 
 def is_blocking(continuation: Any) -> bool:
@@ -46,7 +47,7 @@ class Continued:
         self._continuation = continuation
         self._method = details.method
         self._wait_for_ready = getattr(details, "wait_for_ready", None)
-        self._native: Any = Feeding(self) if arity.startswith("stream") else self
+        self._native: Any = Feeding(self, plain=True) if arity.startswith("stream") else self
 
     def of(self, _rpc: Any) -> Any:
         """The multicallable, whichever node was picked: there is one."""
@@ -82,7 +83,7 @@ class AioContinued:
         self._method = details.method
         self._wait_for_ready = details.wait_for_ready
         self._call: Callable[..., Any] = _AIO_CALLS[arity]
-        self._native: Any = AioFeeding(self) if arity.startswith("stream") else self
+        self._native: Any = AioFeeding(self, plain=True) if arity.startswith("stream") else self
 
     def of(self, _rpc: Any, _loop: Any) -> Any:
         """As above."""

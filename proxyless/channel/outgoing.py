@@ -13,7 +13,7 @@ from proxyless.channel import wire
 from proxyless.context import CARRIED, DEADLINE, SCOPE, with_carried
 from proxyless.errors import AioInvalidMetadata, InvalidMetadata
 from proxyless.model.codes import Code
-from proxyless.script import Rpc
+from proxyless.script import Replay, Rpc
 
 if TYPE_CHECKING:
     from proxyless.channel.aio import AioMeshChannel
@@ -26,7 +26,7 @@ def outgoing(
     timeout: float | None,
     metadata: Any,
     wait_for_ready: bool | None,
-    replayable: bool,
+    replay: Replay | None,
     invalid: type[InvalidMetadata] | type[AioInvalidMetadata],
 ) -> Rpc:
     """The earliest of the caller's, the inherited and (further down) the route's deadline holds.
@@ -58,7 +58,7 @@ def outgoing(
         now,
         channel.rng,
         channel.slot.current,
-        replayable,
+        replay,
         channel.identity,
     )
 

@@ -1,161 +1,202 @@
-"""Streams of requests that outlive an attempt which was never connected.
+"""Streams of requests that can be sent again: what is read from the caller is kept while that may be needed.
 
-grpcio takes a request from the caller's iterator before there is a connection to send it on. Where the
-connection then can't be made, nothing has left the process and another endpoint may be tried, but that
-request is gone from the iterator: the next attempt would silently begin with the second. So what the first
-attempts take is kept until a connection surely carries it, and given again.
+"The client library will buffer outgoing messages … until the RPC is committed", and "when the buffer is full
+… the RPC is committed" - gRFC A6. So a stream can be tried again until the caller has seen something of an
+answer, or until more was read than may be kept. A message is serialized once, for however many attempts.
+
+Without a retry policy only the first few are kept. grpcio takes a request from the caller's iterator before
+there is a connection to send it on; where that can't be made, nothing has left the process and another
+endpoint may be tried, but that request is gone from the iterator.
 """
 
 from __future__ import annotations
 
-import asyncio
+import math
 import threading
-from collections.abc import AsyncIterable, AsyncIterator, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
-KEPT = 8
-"""Requests that are kept. grpcio asks for the next one when the one before has been handed to a connection,
-or when
-the attempt is failing: an attempt that was never connected takes one, or two, and never so many."""
+FEW = 4
+"""Requests that are kept in any case. grpcio asks for the next one when the one before has been handed to a
+connection, or when the attempt is failing: an attempt that was never connected takes one, or two."""
+
+DEFAULT_CAP = 256 * 1024
+"""Bytes a call keeps so as to be tried again: C-core's `grpc.per_rpc_retry_buffer_size` (`retry_filter.h`)."""
+
+CAP_OPTION = "grpc.per_rpc_retry_buffer_size"
+"""The channel option that sets another; 0 turns the replay of streams off."""
+
+
+def replay_cap(options: Iterable[tuple[str, Any]]) -> int:
+    """Bytes that a call through a channel with these options may keep."""
+    given = dict(options).get(CAP_OPTION, DEFAULT_CAP)
+    return max(0, given) if isinstance(given, int) else DEFAULT_CAP
+
+
+class Kept:
+    """A message that may be sent again; once it has been serialized, its bytes."""
+
+    __slots__ = ("data", "message")
+
+    def __init__(self, message: Any) -> None:
+        self.message = message
+        self.data: bytes | None = None
+
+    def size(self) -> float:
+        """Its bytes. Before it is serialized, and where interceptors are given it unserialized, protobuf knows."""
+        known = self.message if self.data is None else self.data
+        if isinstance(known, bytes):
+            return len(known)
+        byte_size = getattr(known, "ByteSize", None)
+        return float(byte_size()) if byte_size is not None else math.inf
+
+
+def serializing(serialize: Callable[[Any], bytes] | None) -> Callable[[Any], Any]:
+    """What grpcio is given as the serializer of a stream. What `serialize` raises, grpcio reports as its own."""
+
+    def serialized(request: Any) -> Any:
+        if request.__class__ is not Kept:
+            return request if serialize is None else serialize(request)
+        data = request.data
+        if data is None:
+            message = request.message
+            request.data = data = message if serialize is None else serialize(message)
+            request.message = None
+        return data
+
+    return serialized
 
 
 class Requests:
-    """The caller's iterator, for one attempt after another; each has its own thread that asks for requests."""
+    """The requests of one call, for one attempt after another: each reads them with a reader of its own.
 
-    def __init__(self, source: Any) -> None:
+    What was read is in `kept`, whose first is number `first`. A reader finds there what others have read, and
+    holds the lock only while it asks the caller for more: an attempt that has failed may be asking still, and
+    the one that follows must not wait for it before it has to.
+    """
+
+    __slots__ = ("bytes", "cap", "current", "ending", "first", "iterator", "kept", "lock", "source", "wanted", "whole")
+
+    def __init__(self, source: Any, cap: int, lock: Any = None) -> None:
         self.source = source
         self.iterator: Any = None
-        self.lock: Any = threading.Lock()
-        self.taken: list[Any] | None = []
-        """All that was taken so far, in order; None once it is too much to be kept."""
-        self.failure: BaseException | None = None
-        """How the caller's iterator ended while an earlier attempt was asking it."""
-        self.current: object = None
+        """Of an asyncio source, once somebody has asked for it."""
+        self.lock: Any = lock or threading.Lock()
+        self.cap = cap
+        self.kept: list[Any] = []
+        self.first = 0
+        self.bytes = 0.0
+        """Of all that is kept, but for the last: that is counted when the next one is read."""
+        self.wanted = False
+        """Whether somebody may try again for more reasons than that nothing was sent."""
+        self.whole = True
+        """Whether all that was read is kept, so that another attempt may begin."""
+        self.ending: BaseException | None = None
+        """How the caller's iterator ended."""
+        self.current: Any = None
+        """The reader of the latest attempt: the only one that matters."""
+
+    # -- what filters ask (script.Replay)
+
+    def keep(self) -> None:
+        self.wanted = True
+
+    def possible(self) -> bool:
+        return self.whole and (not self.wanted or self._size() <= self.cap)
+
+    def commit(self) -> None:
+        """Nobody may try again: what is kept is dropped when the next request is read."""
+        self.whole = False
+
+    # -- what readers do
+
+    def add(self, request: Any) -> Any:
+        """Keep what was read from the caller; returns what grpcio is to be given."""
+        kept = Kept(request) if self.wanted and self.whole else request
+        self.kept.append(kept)
+        return kept
+
+    def settle(self) -> None:
+        """Before one more is read: is all of it still to be kept?"""
+        if not self.whole:
+            return
+        if self.wanted:
+            self.bytes = self._size()
+            # Those first few may not have been sent at all, however large they are.
+            self.whole = self.bytes <= self.cap or self.first + len(self.kept) < FEW
+        else:
+            self.whole = len(self.kept) < FEW
+
+    def passed(self, number: int) -> None:
+        """The current reader is through with all requests before that number."""
+        if not self.whole:
+            del self.kept[: number - self.first]
+            self.first = number
+
+    def nth(self, number: int) -> Any:
+        """The request of that number, `MORE` if it is still to be read; raises how the caller's iterator ended."""
+        place = number - self.first
+        if place < 0:
+            raise RuntimeError("the first requests of this stream were sent, and can't be sent again")
+        if place < len(self.kept):
+            return self.kept[place]
+        if self.ending is not None:
+            raise self.ending
+        return MORE
+
+    def _size(self) -> float:
+        last = self.kept[-1] if self.kept else None
+        return self.bytes + (last.size() if last.__class__ is Kept else 0)
 
 
-class _Reader(Iterator[Any]):
-    """What one attempt reads."""
+MORE = object()
 
-    def __init__(self, requests: Requests) -> None:
+
+class Reader(Iterator[Any]):
+    """What one attempt reads, in a thread of its own."""
+
+    __slots__ = ("_next", "_plain", "_requests")
+
+    def __init__(self, requests: Requests, plain: bool) -> None:
         self._requests = requests
-        self._given = 0
+        self._next = 0
+        self._plain = plain
         requests.current = self
 
     def __next__(self) -> Any:
-        requests = self._requests
-        if requests.taken is None and self._given:
-            return next(requests.source)
-        # Held while the caller's iterator thinks: an attempt that follows has to wait for the same request.
-        with requests.lock:
-            again = _given_again(requests, self._given)
-            if again is _NEW:
-                try:
-                    again = next(requests.source)
-                except BaseException as ending:
-                    requests.failure = ending
-                    raise
-                _keep(requests, again)
-                if requests.current is not self:
-                    raise StopIteration  # this attempt is over, and the request is for the next
-        self._given += 1
-        return again
-
-
-class _AioReader(AsyncIterator[Any]):
-    """The same on a loop; the caller's iterator may be of either kind."""
-
-    def __init__(self, requests: Requests) -> None:
-        self._requests = requests
-        self._given = 0
-        requests.current = self
-
-    async def __anext__(self) -> Any:
-        requests = self._requests
-        async with requests.lock:
-            again = _given_again(requests, self._given)
-            if again is _NEW:
-                try:
-                    again = await _next(requests)
-                except BaseException as ending:
-                    requests.failure = ending
-                    raise
-                _keep(requests, again)
-                if requests.current is not self:
-                    raise StopAsyncIteration
-        self._given += 1
-        return again
-
-
-_NEW = object()
-
-
-def _given_again(requests: Requests, given: int) -> Any:
-    """The request that an earlier attempt took already, or `_NEW`; raises how the caller's iterator ended."""
-    taken = requests.taken
-    if taken is None:
-        if given:
-            return _NEW
-        raise RuntimeError("the first requests of this stream were sent, and can't be sent again")
-    if given < len(taken):
-        return taken[given]
-    if requests.failure is not None:
-        raise requests.failure
-    return _NEW
-
-
-def _keep(requests: Requests, request: Any) -> None:
-    if requests.taken is not None:
-        requests.taken.append(request)
-        if len(requests.taken) > KEPT:
-            requests.taken = None
-
-
-async def _next(requests: Requests) -> Any:
-    if requests.iterator is None:
-        source = requests.source
-        requests.iterator = aiter(source) if isinstance(source, AsyncIterable) else iter(source)
-    if isinstance(requests.iterator, AsyncIterator):
-        return await requests.iterator.__anext__()
-    for request in requests.iterator:
-        return request
-    raise StopAsyncIteration
+        requests, number = self._requests, self._next
+        request = requests.nth(number)
+        if request is MORE:
+            with requests.lock:
+                request = requests.nth(number)  # an attempt that has failed may have read it meanwhile
+                if request is MORE:
+                    requests.settle()
+                    if requests.current is self:
+                        requests.passed(number)
+                    try:
+                        request = requests.add(next(requests.source))
+                    except BaseException as ending:
+                        requests.ending = ending
+                        raise
+        self._next = number + 1
+        return request.message if self._plain and request.__class__ is Kept else request
 
 
 class Feeding:
-    """A multicallable of grpcio's that takes a `Requests` where it would take an iterator."""
+    """A multicallable of grpcio's that takes `Requests` where it would take an iterator."""
 
-    def __init__(self, native: Any) -> None:
+    __slots__ = ("_native", "_plain")
+
+    def __init__(self, native: Any, plain: bool = False) -> None:
         self._native = native
+        self._plain = plain
+        """Whether the caller's own messages are wanted, as interceptors are given them."""
 
     def __call__(self, requests: Requests, *options: Any) -> Any:
-        return self._native(_Reader(requests), *options)
+        return self._native(Reader(requests, self._plain), *options)
 
     def with_call(self, requests: Requests, *options: Any) -> Any:
-        return self._native.with_call(_Reader(requests), *options)
+        return self._native.with_call(Reader(requests, self._plain), *options)
 
     def future(self, requests: Requests, *options: Any) -> Any:
-        return self._native.future(_Reader(requests), *options)
-
-
-class AioFeeding:
-    """The same on a loop, where None means that the caller will `write`."""
-
-    def __init__(self, native: Any) -> None:
-        self._native = native
-
-    def __call__(self, requests: Requests | None, **options: Any) -> Any:
-        return self._native(None if requests is None else _AioReader(requests), **options)
-
-
-def aio_requests(source: Any) -> Requests | None:
-    """What `AioFeeding` takes, from what the caller gave."""
-    if source is None:
-        return None
-    requests = Requests(source)
-    requests.lock = asyncio.Lock()
-    return requests
-
-
-def ended(requests: Any) -> bool:
-    """Whether the caller's iterator has come to its end."""
-    return requests is not None and requests.failure is not None
+        return self._native.future(Reader(requests, self._plain), *options)

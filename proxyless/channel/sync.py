@@ -15,12 +15,13 @@ import grpc
 from proxyless.channel.connectivity import Connectivity
 from proxyless.channel.links import Links
 from proxyless.channel.outgoing import identity, outgoing
+from proxyless.channel.requests import replay_cap
 from proxyless.channel.subchannel import Profile, abandon, freeze, members
 from proxyless.channel.sync_stream import StreamStream, UnaryStream
 from proxyless.channel.sync_unary import StreamUnary, UnaryUnary
 from proxyless.context import SCOPE
 from proxyless.errors import InvalidMetadata
-from proxyless.script import Rpc
+from proxyless.script import Replay, Rpc
 
 
 class MeshChannel(grpc.Channel):
@@ -38,6 +39,7 @@ class MeshChannel(grpc.Channel):
         self.service = service
         self.authority = str(dict(frozen).get("grpc.default_authority", service))
         self.profile = Profile(self.authority, credentials, frozen, compression)
+        self.replay_cap = replay_cap(frozen)
         self.subchannels = links.subchannels
         self.slot = links.slot
         self.timers = links.timers
@@ -51,12 +53,12 @@ class MeshChannel(grpc.Channel):
         self._connectivity = Connectivity(self)
 
     def rpc(
-        self, method: str, timeout: float | None, metadata: Any, wait_for_ready: bool | None, replayable: bool
+        self, method: str, timeout: float | None, metadata: Any, wait_for_ready: bool | None, replay: Replay | None
     ) -> Rpc:
         """A call's record, from what the caller passed; raises InvalidMetadata on what no peer should see."""
         if self._closed:
             raise ValueError("Cannot invoke RPC on closed channel!")
-        return outgoing(self, method, timeout, metadata, wait_for_ready, replayable, InvalidMetadata)
+        return outgoing(self, method, timeout, metadata, wait_for_ready, replay, InvalidMetadata)
 
     def began(self, call: Any) -> None:
         """A call has begun that its caller holds (a future, a stream): closing the channel will end it.

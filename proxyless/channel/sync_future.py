@@ -50,7 +50,7 @@ class CallFuture(grpc.Call, grpc.Future):  # type: ignore[type-arg]
         self._changed = threading.Condition()
         self._native: Any = None
         self._outcome: Outcome | None = None
-        self._cancelled = False
+        self._cancelled = self._committed = False
         self._callbacks: list[Any] = []
         self._notice: _Notice | None = None
 
@@ -117,7 +117,11 @@ class CallFuture(grpc.Call, grpc.Future):  # type: ignore[type-arg]
     def attempted(self) -> None:
         """grpcio says that the attempt has ended."""
         native = self._native
-        self._resume(wire.ended(self._rpc, native))
+        outcome = wire.ended(self._rpc, native)
+        if outcome.code != 0:
+            with self._changed:
+                outcome.committed = self._committed
+        self._resume(outcome)
 
     def _finish(self, outcome: Outcome) -> None:
         with self._changed:
@@ -235,8 +239,18 @@ class CallFuture(grpc.Call, grpc.Future):  # type: ignore[type-arg]
                 return ()
             metadata = native.initial_metadata()
             # Where that attempt is over and another follows, its metadata will be the call's.
-            if native.is_active() or self._attempt_after(native) is native:
+            if self._saw(native) or self._attempt_after(native) is native:
                 return metadata
+
+    def _saw(self, native: Any) -> bool:
+        """The caller sees something of an answer: nobody may try again from now on (gRFC A6)."""
+        with self._changed:
+            if not native.is_active() or self._native is not native:
+                return False
+            self._committed = True
+        if self._rpc.replay is not None:
+            self._rpc.replay.commit()
+        return True
 
     def _attempt_after(self, native: Any) -> Any:
         """The attempt that follows `native`; the last there was, once the call is over."""

@@ -10,6 +10,8 @@ import threading
 import weakref
 from typing import TYPE_CHECKING, Any
 
+import grpc
+
 from proxyless.channel import wire
 from proxyless.channel.sync_future import LOCALLY_CANCELLED, _Waiter, call_back
 from proxyless.channel.wires import SyncWires
@@ -38,6 +40,10 @@ class Progress:
         self.ended = 0
         """The number of the last attempt whose end the script was told of."""
         self.callbacks: list[Any] = []
+        self.reading: Any = None
+        """The attempt whose first message somebody waits for."""
+        self.missed = False
+        """Whether that attempt has ended meanwhile."""
         self.owner: weakref.ref[Any] = lambda: None  # type: ignore[assignment]
 
     def advance(self, reply: Any) -> None:
@@ -104,7 +110,11 @@ class Progress:
         """grpcio says so, in its own thread, which must not be given an exception."""
         try:
             with self.changed:
-                self._ended(number, native_ref())
+                native = native_ref()
+                if native is not None and native is self.reading and self.outcome is None:
+                    self.missed = True
+                    return
+                self._ended(number, native)
         except BaseException as error:
             self._break_off(error)
         self.call_back()
@@ -126,15 +136,54 @@ class Progress:
         else:
             outcome = wire.ended(self.rpc, native)
             if outcome.code != 0:
-                outcome.committed = self.committed
+                outcome.committed = self.committed or wire.began(native)
             self._step(outcome)
 
-    def commit(self) -> None:
-        """The first message is here: nobody may try again from now on (gRFC A6)."""
+    def first(self, native: Any) -> Any:
+        """The first message of an attempt, for whoever reads; raises the attempt's end if there is none.
+
+        While it is waited for, an end of the attempt is the reader's to tell: grpcio may report a failure that
+        came right after the message before the reader has the message, and a retry would send it again.
+        """
         with self.changed:
+            self.reading = native
+        try:
+            message = next(native)
+        except (StopIteration, grpc.RpcError):  # whoever reads tells of the end
+            self._read(native, False)
+            raise
+        except BaseException:
+            self._read(native, True)
+            raise
+        self.commit(native)
+        self._read(native, True)
+        return message
+
+    def _read(self, native: Any, tell: bool) -> None:
+        """Nobody waits for the first message any more: an end that came meanwhile is told now."""
+        with self.changed:
+            self.reading, missed, self.missed = None, self.missed, False
+            if missed and tell:
+                self._ended(self.attempt, native)
+        self.call_back()
+
+    def commit(self, native: Any) -> bool:
+        """The caller sees something of this attempt's answer: nobody may try again from now on (gRFC A6).
+
+        False if another attempt is being made already.
+        """
+        with self.changed:
+            owner = self.owner()
+            if owner is None or owner.native is not native:
+                return False
             if not self.committed and self.outcome is None:
+                if self.ended == self.attempt:
+                    return False
                 self.committed = True
+                if self.rpc.replay is not None:
+                    self.rpc.replay.commit()
                 self._step(OPEN)
+            return True
 
     def abandon(self, outcome: Outcome = CANCELLED) -> None:
         """The caller has gone: close the script, so that what stands in `finally` runs."""

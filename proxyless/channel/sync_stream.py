@@ -51,17 +51,13 @@ class StreamCall(grpc.Call, grpc.Future):  # type: ignore[type-arg]
                     raise self._end()
                 continue
             try:
-                message = next(native)
+                return next(native) if progress.committed else progress.first(native)
             except (StopIteration, grpc.RpcError):
                 # The end of this attempt. What it means is the script's to say: the end of the call, or not.
                 progress.reader_saw_end_of(native)
                 self._await_news_after(native)
                 if self.native is native:
                     raise self._end() from None
-                continue
-            if not progress.committed:
-                progress.commit()
-            return message
 
     def _await_news_after(self, native: Any, timeout: float | None = None) -> bool:
         """Wait until the call is over, or another attempt than `native` is being made."""
@@ -150,7 +146,7 @@ class StreamCall(grpc.Call, grpc.Future):  # type: ignore[type-arg]
             if native is None:
                 return ()
             metadata = native.initial_metadata()
-            if native.is_active():
+            if native.is_active() and self._progress.commit(native):
                 return metadata
             # That attempt is over, and if another follows, its metadata will be the call's.
             self._await_news_after(native)
@@ -226,8 +222,6 @@ class _StreamResponse:
     """What unary-stream and stream-stream have in common."""
 
     _arity: str
-    _replayable: bool
-    """Whether the request can be sent again: a stream is gone once it has been read."""
 
     def __init__(self, channel: MeshChannel, method: str, serialize: Any, deserialize: Any, registered: Any) -> None:
         self._channel = channel
@@ -244,7 +238,7 @@ class _StreamResponse:
         wait_for_ready: bool | None = None,
         compression: Any = None,
     ) -> StreamCall:
-        rpc = self._channel.rpc(self._method, timeout, metadata, wait_for_ready, self._replayable)
+        rpc = self._channel.rpc(self._method, timeout, metadata, wait_for_ready, None)
         return StreamCall(self._channel, self._wires, rpc, (request, credentials, compression))
 
 
@@ -252,14 +246,12 @@ class UnaryStream(_StreamResponse, grpc.UnaryStreamMultiCallable):  # type: igno
     """`channel.unary_stream(...)`"""
 
     _arity = "unary_stream"
-    _replayable = True
 
 
 class StreamStream(_StreamResponse, grpc.StreamStreamMultiCallable):  # type: ignore[type-arg]
     """`channel.stream_stream(...)`"""
 
     _arity = "stream_stream"
-    _replayable = False
 
     def __call__(  # type: ignore[override]
         self,
@@ -270,5 +262,6 @@ class StreamStream(_StreamResponse, grpc.StreamStreamMultiCallable):  # type: ig
         wait_for_ready: bool | None = None,
         compression: Any = None,
     ) -> StreamCall:
-        requests = Requests(request_iterator)
-        return super().__call__(requests, timeout, metadata, credentials, wait_for_ready, compression)
+        requests = Requests(request_iterator, self._channel.replay_cap)
+        rpc = self._channel.rpc(self._method, timeout, metadata, wait_for_ready, requests)
+        return StreamCall(self._channel, self._wires, rpc, (requests, credentials, compression))

@@ -31,8 +31,6 @@ class _UnaryResponse:
     """What unary-unary and stream-unary have in common: everything but what the first argument is."""
 
     _arity: str
-    _replayable: bool
-    """Whether the request can be sent again: a stream is gone once it has been read."""
 
     def __init__(self, channel: MeshChannel, method: str, serialize: Any, deserialize: Any, registered: Any) -> None:
         self._channel = channel
@@ -49,7 +47,7 @@ class _UnaryResponse:
         wait_for_ready: bool | None = None,
         compression: Any = None,
     ) -> Any:
-        rpc = self._channel.rpc(self._method, timeout, metadata, wait_for_ready, self._replayable)
+        rpc = self._channel.rpc(self._method, timeout, metadata, wait_for_ready, None)
         return self._drive(rpc, False, request, credentials, compression)
 
     def with_call(
@@ -61,7 +59,7 @@ class _UnaryResponse:
         wait_for_ready: bool | None = None,
         compression: Any = None,
     ) -> Any:
-        rpc = self._channel.rpc(self._method, timeout, metadata, wait_for_ready, self._replayable)
+        rpc = self._channel.rpc(self._method, timeout, metadata, wait_for_ready, None)
         return self._drive(rpc, True, request, credentials, compression)
 
     def future(
@@ -73,7 +71,10 @@ class _UnaryResponse:
         wait_for_ready: bool | None = None,
         compression: Any = None,
     ) -> CallFuture:
-        rpc = self._channel.rpc(self._method, timeout, metadata, wait_for_ready, self._replayable)
+        rpc = self._channel.rpc(self._method, timeout, metadata, wait_for_ready, None)
+        return self._begin(rpc, request, credentials, compression)
+
+    def _begin(self, rpc: Rpc, request: Any, credentials: Any, compression: Any) -> CallFuture:
         call = CallFuture(self._channel, self._wires, rpc, request, credentials, compression)
         call.start()
         return call
@@ -126,14 +127,12 @@ class UnaryUnary(_UnaryResponse, grpc.UnaryUnaryMultiCallable):  # type: ignore[
     """`channel.unary_unary(...)`"""
 
     _arity = "unary_unary"
-    _replayable = True
 
 
 class StreamUnary(_UnaryResponse, grpc.StreamUnaryMultiCallable):  # type: ignore[type-arg]
     """`channel.stream_unary(...)`"""
 
     _arity = "stream_unary"
-    _replayable = False
 
     # As above, with the first argument's own name: callers may give it by name.
 
@@ -146,8 +145,9 @@ class StreamUnary(_UnaryResponse, grpc.StreamUnaryMultiCallable):  # type: ignor
         wait_for_ready: bool | None = None,
         compression: Any = None,
     ) -> Any:
-        requests = Requests(request_iterator)
-        return super().__call__(requests, timeout, metadata, credentials, wait_for_ready, compression)
+        requests = Requests(request_iterator, self._channel.replay_cap)
+        rpc = self._channel.rpc(self._method, timeout, metadata, wait_for_ready, requests)
+        return self._drive(rpc, False, requests, credentials, compression)
 
     def with_call(
         self,
@@ -158,8 +158,9 @@ class StreamUnary(_UnaryResponse, grpc.StreamUnaryMultiCallable):  # type: ignor
         wait_for_ready: bool | None = None,
         compression: Any = None,
     ) -> Any:
-        requests = Requests(request_iterator)
-        return super().with_call(requests, timeout, metadata, credentials, wait_for_ready, compression)
+        requests = Requests(request_iterator, self._channel.replay_cap)
+        rpc = self._channel.rpc(self._method, timeout, metadata, wait_for_ready, requests)
+        return self._drive(rpc, True, requests, credentials, compression)
 
     def future(  # type: ignore[override]
         self,
@@ -170,8 +171,9 @@ class StreamUnary(_UnaryResponse, grpc.StreamUnaryMultiCallable):  # type: ignor
         wait_for_ready: bool | None = None,
         compression: Any = None,
     ) -> CallFuture:
-        requests = Requests(request_iterator)
-        return super().future(requests, timeout, metadata, credentials, wait_for_ready, compression)
+        requests = Requests(request_iterator, self._channel.replay_cap)
+        rpc = self._channel.rpc(self._method, timeout, metadata, wait_for_ready, requests)
+        return self._begin(rpc, requests, credentials, compression)
 
 
 def error_of(outcome: Outcome) -> BaseException:

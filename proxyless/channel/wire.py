@@ -29,6 +29,11 @@ _NEVER_SEEN = ("Stream removed (GOAWAY received", "GOAWAY received")
 """How they begin where a server closed the connection and had not taken the request up: C-core ends so "the streams
 with an ID greater than the last one" that the GOAWAY names (`chttp2_transport.cc`), and no others."""
 
+_LATE = "Deadline Exceeded"
+_LATE_WITHOUT_RETRIES = f"Stream removed ({_LATE})"
+"""What C-core says of a deadline that has passed, and what it makes of that where its own retries are off. That
+they are is no business of the caller's: he is told what grpcio would tell him."""
+
 
 def checked(metadata: Iterable[tuple[str, str | bytes]]) -> Any:
     """The caller's metadata, once it is known to be harmless; else raises ValueError, or TypeError as grpcio
@@ -91,10 +96,32 @@ def ended(rpc: Rpc, native: Any) -> Outcome:
     return success(native.trailing_metadata()) if reads_trailers(rpc) else OK
 
 
+def _reword(error: Any, details: str) -> None:
+    """grpcio keeps an error's words in private (1.85.1); where it no longer does, they stay as they are."""
+    for holder, name in ((getattr(error, "_state", None), "details"), (error, "_details")):
+        if hasattr(holder, name):
+            setattr(holder, name, details)
+
+
+def began(native: Any) -> bool:
+    """Whether an answer had begun before the failure: "when the client receives Response-Headers, the RPC is
+    committed" - gRFC A6. What a server sends with its status alone has no initial metadata.
+
+    As far as grpcio knows now. Its `initial_metadata()` may block, and not only the caller's thread; so what it
+    keeps in private is looked at (1.85.1), and where there is no such thing no answer had begun.
+    """
+    if isinstance(native, grpc.aio.AioRpcError):
+        return bool(native.initial_metadata())
+    return bool(getattr(getattr(native, "_state", None), "initial_metadata", None))
+
+
 def failure(error: Any) -> Outcome:
     """What a failed call of grpcio's (sync or asyncio) came to. Nothing of the error is lost: it is passed on."""
     status = error.code()
     details = error.details() or ""
+    if status is grpc.StatusCode.DEADLINE_EXCEEDED and details == _LATE_WITHOUT_RETRIES:
+        details = _LATE
+        _reword(error, details)
     return Outcome(
         status.value[0] if status is not None else Code.UNKNOWN,
         details,

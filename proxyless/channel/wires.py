@@ -10,20 +10,28 @@ import asyncio
 from collections.abc import Callable
 from typing import Any
 
-from proxyless.channel.requests import AioFeeding, Feeding
+from proxyless.channel.aio_requests import AioFeeding
+from proxyless.channel.requests import Feeding, serializing
 from proxyless.channel.subchannel import Profile, Subchannels
 from proxyless.model.snapshot import NodeState
 from proxyless.script import Rpc
 
 
+def _native(arity: str, signature: tuple[Any, ...]) -> tuple[Any, ...]:
+    """A method's signature as grpcio gets it: of streams of requests, each message is serialized once."""
+    method, serialize, *rest = signature
+    return (method, serializing(serialize) if arity.startswith("stream") else serialize, *rest)
+
+
 class SyncWires:
     """For threads."""
 
-    __slots__ = ("_arity", "_known", "_profile", "_subchannels", "signature")
+    __slots__ = ("_arity", "_known", "_native_signature", "_profile", "_subchannels", "signature")
 
     def __init__(self, arity: str, signature: tuple[Any, ...], profile: Profile, subchannels: Subchannels) -> None:
         self._arity = arity
         self.signature = signature
+        self._native_signature = _native(arity, signature)
         self._profile = profile
         self._subchannels = subchannels
         # One reference, for threads read it without a lock: the generation and what was made in it.
@@ -37,7 +45,7 @@ class SyncWires:
         native = by_node.get(rpc.node)
         if native is None:
             native = self._subchannels.sync_method(
-                rpc.node.address, rpc.cluster.connection, self._profile, self._arity, self.signature
+                rpc.node.address, rpc.cluster.connection, self._profile, self._arity, self._native_signature
             )
             if self._arity.startswith("stream"):
                 native = Feeding(native)
@@ -48,7 +56,16 @@ class SyncWires:
 class AioWires:
     """For event loops: grpcio binds a channel to its loop, and a process may run several."""
 
-    __slots__ = ("__weakref__", "_arity", "_known", "_loop_ended", "_profile", "_subchannels", "signature")
+    __slots__ = (
+        "__weakref__",
+        "_arity",
+        "_known",
+        "_loop_ended",
+        "_native_signature",
+        "_profile",
+        "_subchannels",
+        "signature",
+    )
 
     def __init__(
         self,
@@ -60,6 +77,7 @@ class AioWires:
     ) -> None:
         self._arity = arity
         self.signature = signature
+        self._native_signature = _native(arity, signature)
         self._profile = profile
         self._subchannels = subchannels
         self._loop_ended = loop_ended
@@ -84,7 +102,7 @@ class AioWires:
         native = by_node.get(rpc.node)
         if native is None:
             channel = self._subchannels.aio(loop, rpc.node.address, rpc.cluster.connection, self._profile)
-            native = getattr(channel, self._arity)(*self.signature)
+            native = getattr(channel, self._arity)(*self._native_signature)
             if self._arity.startswith("stream"):
                 native = AioFeeding(native)
             by_node[rpc.node] = native

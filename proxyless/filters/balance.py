@@ -218,8 +218,9 @@ def _others(rpc: Rpc) -> Iterator[NodeState | None]:
 
 
 def _rank(rpc: Rpc, node: NodeState) -> int:
-    """How bad a choice a node is that does not suit: 0 to 3."""
-    return 2 * node.outlier.out + (rpc.tried is not None and node in rpc.tried)
+    """How bad a choice a node is that does not suit: 0 to 7. One that can't be connected is the worst."""
+    tried = rpc.tried is not None and node in rpc.tried
+    return 4 * bool(node.reachable_at) + 2 * node.outlier.out + tried
 
 
 def _expired(rpc: Rpc) -> Script[Outcome]:

@@ -19,6 +19,8 @@ def retry(rpc: Rpc, next: Service) -> Script[Outcome]:
     began, limit, metadata = rpc.now, rpc.deadline, rpc.metadata
     failed = 0
     retrying = False
+    if rpc.replay is not None:
+        rpc.replay.keep()
     try:
         while True:
             if policy.per_try_timeout is not None:
@@ -38,8 +40,8 @@ def retry(rpc: Rpc, next: Service) -> Script[Outcome]:
                 return outcome
             failed += 1
             # "when an RPC becomes committed, the client … will not make any subsequent attempts" - gRFC A6
-            # A stream of requests can't be sent again, except where nothing of it was sent.
-            if outcome.committed or not (rpc.replayable or outcome.unsent):
+            # Of a stream of requests all that was read must be there still, except where nothing of it was sent.
+            if outcome.committed or not (outcome.unsent or rpc.replayable):
                 return outcome
             delay = next_delay(
                 policy.backoff.base, policy.backoff.max, policy.attempts, failed, rpc.now - began, rpc.rng

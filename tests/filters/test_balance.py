@@ -12,7 +12,7 @@ from proxyless.model.codes import Code
 from proxyless.model.snapshot import NodeState, PickInfo, Snapshot
 from proxyless.script import OK, OPEN, Outcome, Rpc, Script
 from proxyless.stack import ENTRY
-from tests.fakes import START, UNAVAILABLE, UNREACHABLE, Behaviour, InTurn, Reply, Simulation, play
+from tests.fakes import START, UNAVAILABLE, UNREACHABLE, Behaviour, InTurn, Reply, Simulation, Stream, play
 from tests.worlds import WEB, Known, document, node, on_route, planned, rpc
 
 OPENED = Reply(OPEN, after=0.1, end=OK, lasts=2.0)
@@ -306,4 +306,4 @@ def test_it_is_not_made_again_where_the_request_or_the_caller_has_gone() -> None
     world.services["web"] = document("routes: [{retry: {attempts: 0}}]")
     committed = Outcome(Code.UNAVAILABLE, "GOAWAY received", unseen=True, committed=True)
     assert play(ENTRY, rpc(world.snapshot()), a=committed)[0] == ["send a"]
-    assert play(ENTRY, rpc(world.snapshot(), replayable=False), a=UNSEEN)[0] == ["send a"]
+    assert play(ENTRY, rpc(world.snapshot(), replay=Stream(whole=False)), a=UNSEEN)[0] == ["send a"]

@@ -7,7 +7,7 @@ import pytest
 from proxyless.model.codes import Code
 from proxyless.script import OK, OPEN, Metadata, Outcome, Rpc
 from proxyless.stack import ENTRY
-from tests.fakes import START, UNAVAILABLE, UNREACHABLE, Reply, Simulation, play
+from tests.fakes import START, UNAVAILABLE, UNREACHABLE, Reply, Simulation, Stream, play
 from tests.worlds import WEB, Known, document, fail, rpc
 
 NEVER = Reply(OK, after=3600.0)
@@ -62,11 +62,25 @@ def test_what_is_committed_is_never_tried_again() -> None:
     assert (effects, outcome) == (["send a", "drain"], broken)
 
 
-def test_a_request_that_can_t_be_sent_again_is_tried_again_only_if_nothing_was_sent() -> None:
-    """A stream of requests is gone once it was read."""
+@pytest.mark.parametrize(
+    ("whole", "answer", "outcome"),
+    [(True, UNAVAILABLE, OK), (False, UNAVAILABLE, UNAVAILABLE), (False, UNREACHABLE, OK)],
+)
+def test_a_stream_of_requests_is_tried_again_while_it_can_be_sent_again(
+    whole: bool, answer: Outcome, outcome: Outcome
+) -> None:
+    """All that was read of it is there still, or nothing was sent; asked when the attempt has failed."""
+
     snapshot = retrying("attempts: 1, on: [unavailable, connect-failure]").snapshot()
-    assert play(ENTRY, rpc(snapshot, replayable=False), a=UNAVAILABLE)[1] is UNAVAILABLE
-    assert play(ENTRY, rpc(snapshot, replayable=False), a=UNREACHABLE)[1] is OK
+    assert play(ENTRY, rpc(snapshot, replay=Stream(whole)), a=answer)[1] is outcome
+
+
+def test_what_will_not_be_tried_again_is_not_kept() -> None:
+    """A route without retries never asks for it."""
+
+    stream = Stream(whole=True)
+    assert play(ENTRY, rpc(retrying("attempts: 0").snapshot(), replay=stream), a=UNAVAILABLE)[1] is UNAVAILABLE
+    assert not stream.kept
 
 
 def test_each_attempt_has_its_own_time_within_the_call_s() -> None:
