@@ -9,10 +9,11 @@ from weakref import WeakSet
 
 import grpc
 
-from proxyless.channel.aio_call import Driven, await_snapshot
+from proxyless.channel.aio_call import Driven
 from proxyless.channel.aio_method import StreamStream, StreamUnary, UnaryStream, UnaryUnary
 from proxyless.channel.connectivity import candidates
 from proxyless.channel.links import Links
+from proxyless.channel.news import await_news
 from proxyless.channel.outgoing import identity, outgoing
 from proxyless.channel.requests import replay_cap
 from proxyless.channel.subchannel import Profile, abandon, freeze, members
@@ -175,7 +176,7 @@ class AioMeshChannel(grpc.aio.Channel):
             if self._closed:
                 raise grpc.aio.UsageError("Channel is closed.")
             if not candidates(self):
-                await await_snapshot(self, Wait(self.slot.current.version, self.clock() + 0.1))
+                await await_news(self, Wait(self.slot.current.version, self.clock() + 0.1))
                 continue
             await asyncio.sleep(pause)
             pause = min(pause * 2, 0.1)

@@ -13,10 +13,11 @@ from typing import TYPE_CHECKING, Any
 import grpc
 
 from proxyless.channel import wire
+from proxyless.channel.news import await_news
 from proxyless.channel.wires import AioWires
 from proxyless.errors import AioMeshRpcError
 from proxyless.model.codes import Code
-from proxyless.script import OK, Drain, Outcome, Rpc, Send, Sleep, Wait
+from proxyless.script import OK, Drain, Outcome, Rpc, Send, Sleep
 
 if TYPE_CHECKING:
     from proxyless.channel.aio import AioMeshChannel
@@ -102,7 +103,7 @@ class Driven:
             await asyncio.sleep(effect.seconds)
             reply = None
         else:
-            reply = await await_snapshot(self._channel, effect)
+            reply = await await_news(self._channel, effect)
         self._rest = None
         self._rpc.now = self._channel.clock()
         try:
@@ -324,30 +325,3 @@ async def ending(rpc: Rpc, native: Any) -> Outcome:
         await native.debug_error_string(),
     )
     return wire.failure(error)
-
-
-async def await_snapshot(channel: AioMeshChannel, effect: Wait) -> Any:
-    """Wait for a newer snapshot, at most until the instant the effect names."""
-    loop = asyncio.get_running_loop()
-    published = asyncio.Event()
-
-    def wake() -> None:  # called by the publishing thread
-        try:
-            loop.call_soon_threadsafe(published.set)
-        except RuntimeError:
-            pass  # the loop has ended, and whoever waited with it
-
-    channel.slot.subscribe(wake)
-    try:
-        while channel.slot.current.version <= effect.version:
-            left = None if effect.until is None else effect.until - channel.clock()
-            if left is not None and left <= 0:
-                return None
-            try:
-                await asyncio.wait_for(published.wait(), left)
-            except asyncio.TimeoutError:
-                return None
-            published.clear()
-        return channel.slot.current
-    finally:
-        channel.slot.unsubscribe(wake)

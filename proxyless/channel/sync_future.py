@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 import grpc
 
 from proxyless.channel import wire
+from proxyless.channel.news import Waiter
 from proxyless.channel.wires import SyncWires
 from proxyless.errors import MeshRpcError
 from proxyless.model.codes import Code
@@ -90,7 +91,7 @@ class CallFuture(grpc.Call, grpc.Future):  # type: ignore[type-arg]
             self._channel.timers.after(effect.seconds, lambda: self._resume(None))
         else:
             assert isinstance(effect, Wait)
-            _Waiter(self._channel, effect, self._resume)
+            Waiter(self._channel, effect, self._resume)
 
     def _attempt(self) -> None:
         rpc = self._rpc
@@ -321,33 +322,3 @@ class _Notice:
         self.kept = None
         if future is not None:
             future.attempted()
-
-
-class _Waiter:
-    """Waits for a snapshot without a thread: woken by the slot or, at the latest, by a timer."""
-
-    def __init__(self, channel: MeshChannel, effect: Wait, resume: Any) -> None:
-        self._slot = channel.slot
-        self._timers = channel.timers
-        self._version = effect.version
-        self._resume = resume
-        self._lock = threading.Lock()
-        self._over = False
-        self._slot.subscribe(self._look)
-        if effect.until is not None:
-            channel.timers.after(max(0.0, effect.until - channel.clock()), lambda: self._end(None))
-        self._look()
-
-    def _look(self) -> None:
-        if self._slot.current.version > self._version:
-            self._end(self._slot.current)
-
-    def _end(self, reply: Any) -> None:
-        with self._lock:
-            if self._over:
-                return
-            self._over = True
-        self._slot.unsubscribe(self._look)
-        # Not here: this may be the publishing thread, and what the caller does when called back may wait for
-        # it.
-        self._timers.after(0.0, lambda: self._resume(reply))

@@ -13,7 +13,8 @@ from typing import TYPE_CHECKING, Any
 import grpc
 
 from proxyless.channel import wire
-from proxyless.channel.sync_future import LOCALLY_CANCELLED, _Waiter, call_back
+from proxyless.channel.news import Waiter
+from proxyless.channel.sync_future import LOCALLY_CANCELLED, call_back
 from proxyless.channel.wires import SyncWires
 from proxyless.model.codes import Code
 from proxyless.script import OPEN, Outcome, Rpc, Send, Sleep, Wait
@@ -84,7 +85,7 @@ class Progress:
         elif isinstance(effect, Sleep):
             self.channel.timers.after(effect.seconds, lambda: self.resume(None))
         elif isinstance(effect, Wait):
-            _Waiter(self.channel, effect, self.resume)
+            Waiter(self.channel, effect, self.resume)
         # else Drain: the caller reads on, and the end of the attempt is what comes next
 
     def _begin_attempt(self) -> None:

@@ -5,26 +5,22 @@ Also where `.future()` begins, whose driver is `sync_future.py`.
 
 from __future__ import annotations
 
-import threading
 from typing import TYPE_CHECKING, Any
 
 import grpc
 
 from proxyless.channel import wire
+from proxyless.channel.news import block_for_news
 from proxyless.channel.requests import Requests
 from proxyless.channel.sync_future import CallFuture
 from proxyless.channel.wires import SyncWires
 from proxyless.context import caller_has_gone
 from proxyless.errors import MeshRpcError
 from proxyless.model.codes import Code
-from proxyless.model.snapshot import Snapshot
-from proxyless.script import OK, Outcome, Rpc, Send, Sleep, Wait
+from proxyless.script import OK, Outcome, Rpc, Send, Sleep
 
 if TYPE_CHECKING:
     from proxyless.channel.sync import MeshChannel
-
-LOOK = 0.2
-"""Seconds between looks whether the channel was closed, for a thread that waits for news: grpcio's own interval."""
 
 
 class _UnaryResponse:
@@ -109,7 +105,7 @@ class _UnaryResponse:
                     reply = None
                     _unless_forsaken(rpc)
                 else:
-                    reply = await_snapshot(channel, effect)  # type: ignore[arg-type]
+                    reply = block_for_news(channel, effect)  # type: ignore[arg-type]
                     _unless_forsaken(rpc)
                 rpc.now = channel.clock()
         except StopIteration as stop:
@@ -190,21 +186,3 @@ def _unless_forsaken(rpc: Rpc) -> None:
         raise MeshRpcError(
             Code.DEADLINE_EXCEEDED, "deadline", f"proxyless: deadline: the caller for whom {where} has gone"
         )
-
-
-def await_snapshot(channel: MeshChannel, effect: Wait) -> Snapshot | None:
-    """Block until there is a newer snapshot, or until the instant the effect names."""
-    published = threading.Event()
-    channel.slot.subscribe(published.set)
-    try:
-        while channel.slot.current.version <= effect.version:
-            left = LOOK if effect.until is None else effect.until - channel.clock()
-            if left <= 0:
-                return None
-            if channel.closed:
-                raise MeshRpcError(Code.CANCELLED, "closed", "Channel closed!")
-            published.wait(min(left, LOOK))
-            published.clear()
-        return channel.slot.current
-    finally:
-        channel.slot.unsubscribe(published.set)
