@@ -96,6 +96,16 @@ class BreakerChanged:
     state: str
 
 
+@dataclass(frozen=True, slots=True)
+class PanicChanged:
+    """So many endpoints of a destination fail that ejected ones are called as well; or that is over."""
+
+    destination: str
+    on: bool
+    reason: str
+    """Why it began; empty when it is over."""
+
+
 Event: TypeAlias = (
     ConfigApplied
     | ConfigRejected
@@ -106,12 +116,15 @@ Event: TypeAlias = (
     | NodeEjected
     | NodeReadmitted
     | BreakerChanged
+    | PanicChanged
 )
 Observer: TypeAlias = Callable[[Event], None]
 
 
 def of_destination(what: str, destination: str, address: str, why: str) -> Event:
-    """The event for what a destination's state tells: `ejected`, `readmitted`, or a breaker's new state."""
+    """The event for what a destination's state tells: `ejected`, `readmitted`, `panic`, or a breaker's new state."""
+    if what == "panic":
+        return PanicChanged(destination, bool(why), why)
     if what == "ejected":
         return NodeEjected(destination, address, why)
     return NodeReadmitted(destination, address) if what == "readmitted" else BreakerChanged(destination, why)
@@ -155,6 +168,10 @@ def log_event(event: Event) -> None:
             log.info("%s of %s is back", address, destination)
         case BreakerChanged(destination, state):
             log.warning("the circuit breaker of %s is %s", destination, state)
+        case PanicChanged(destination, True, reason):
+            log.warning("%s is in a panic, its ejected endpoints are called as well: %s", destination, reason)
+        case PanicChanged(destination):
+            log.info("the panic of %s is over", destination)
         case Suspicious(source, watch, reason):
             log.warning("%s: %s: %s", _plain(source), _plain(watch), _plain(reason))
 

@@ -19,7 +19,7 @@ from proxyless.policy.panic import Panic
 from proxyless.state.node import Node
 
 Tell: TypeAlias = Callable[[str, ClusterKey, str, str], None]
-"""(what happened, destination, address or "", why): ejected, readmitted, breaker."""
+"""(what happened, destination, address or "", why): ejected, readmitted, breaker, panic (without a why: it is over)."""
 
 
 class DestinationState:
@@ -36,6 +36,7 @@ class DestinationState:
         "_members",
         "_nodes",
         "_panic",
+        "_panicking",
         "_policy",
         "_sick",
         "_tell",
@@ -61,6 +62,8 @@ class DestinationState:
         self._budget = _budget(policy)
         self._detector = Detector(policy.outlier_detection, now)
         self._panic = Panic()
+        self._panicking = ""
+        """Why ejected members are called as well, as far as that was told; "" if they are not."""
         self._limits = Limits(policy.limits)
         self._breaker = Breaker(policy.circuit_breaker) if policy.circuit_breaker else None
         self.on_health: Callable[[], None] | None = None
@@ -85,12 +88,13 @@ class DestinationState:
                 self._nodes = {node.outlier: node for node in nodes}
                 self._detector.adopt(list(self._nodes))
                 for node in nodes:
-                    node.on_health = self._health
+                    node.on_health, node.on_settled = self._health, self._settled
             if policy.outlier_detection != before.outlier_detection:
                 self._detector.configure(policy.outlier_detection, now)
             self._sick = {node for node in nodes if node.sick}
             for ladder in self._ladders:
                 ladder.settle(self._sick)
+        self._settled()
 
     def watch(self, ladder: Ladder) -> None:
         """Keep `ladder` told who is well, as long as anybody has it."""
@@ -125,9 +129,23 @@ class DestinationState:
             return True
         if self._ladders:
             return any(ladder.panics(node) for ladder in self._ladders)
-        threshold = (self._policy.locality or LOCALITY).panic_threshold
         size = len(self._nodes)
-        return 100 * (size - len(self._sick)) < threshold * size
+        return 100 * (size - len(self._sick)) < self._threshold * size
+
+    @property
+    def _threshold(self) -> float:
+        return (self._policy.locality or LOCALITY).panic_threshold
+
+    def _settled(self) -> None:
+        """Somebody fell sick, got well or was kept in: tell if a panic began or ended with that. Without the lock."""
+        with self._lock:
+            panics = any(self._panics(node) for node in self._sick)
+            if panics == bool(self._panicking):
+                return
+            few = f"fewer than {self._threshold:g} % of its endpoints, or of a priority's, are well"
+            most = "most of the endpoints that maxEjectionPercent keeps in fail too"
+            self._panicking = why = (most if self._panic.on else few) if panics else ""
+        self._tell("panic", self._key, "", why)
 
     # -- retries
 
@@ -179,6 +197,7 @@ class DestinationState:
         again or `leave`.
         """
         told: Sequence[tuple[Node, str]] = ()
+        settled = False
         with self._lock:
             if not holds:
                 self._limits.requests.used -= 1
@@ -188,10 +207,13 @@ class DestinationState:
             if code is not None and not ticket:
                 why = node.outlier.record(code, local)
                 if why or now >= self._detector.due_at or node.outlier.out:
+                    settled = bool(why) or now >= self._detector.due_at
                     told = self._judged(node, code, why, now)
             idle = node.retired and not node.inflight
         for gone, reason in told:
             self._tell("ejected", self._key, gone.address, reason)
+        if settled:
+            self._settled()
         if ticket:
             self.probed(node, ticket, code, now)
         if idle and node.on_idle is not None:
@@ -288,6 +310,7 @@ class DestinationState:
             self._tell("readmitted", self._key, node.address, "its probes succeeded")
         elif state == EJECTED and code:
             self._tell("ejected", self._key, node.address, "a probe failed")
+        self._settled()
 
     # -- looking in
 

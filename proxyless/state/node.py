@@ -30,6 +30,7 @@ class Node:
         "lock",
         "on_health",
         "on_idle",
+        "on_settled",
         "outlier",
         "reachable_at",
         "refusals",
@@ -59,6 +60,8 @@ class Node:
         self.on_idle: Callable[[Node], None] | None = None
         self.on_health: Callable[[Node], None] | None = None
         """Told, under the lock, when it fell sick or got well."""
+        self.on_settled: Callable[[], None] | None = None
+        """Told after that, without the lock."""
         self.since = now
         """The instant from which it has been there, and well: what slow start counts from."""
         self.outlier = Outlier(DEFAULTS.outlier_detection)
@@ -73,6 +76,8 @@ class Node:
             self.reachable_at = now + pause(self.refusals, draw)
             if self.on_health is not None:
                 self.on_health(self)
+        if self.on_settled is not None:
+            self.on_settled()
 
     def probe(self, now: float) -> bool:
         """Whether the caller may be the one who finds out if it can be connected again."""
@@ -92,6 +97,8 @@ class Node:
             self.since = now
             if self.on_health is not None:
                 self.on_health(self)
+        if self.on_settled is not None:
+            self.on_settled()
 
     @property
     def sick(self) -> bool:

@@ -8,7 +8,7 @@ from proxyless.model.codes import Code
 from proxyless.script import OK, OPEN, Outcome
 from proxyless.stack import ENTRY
 from proxyless.state import Node
-from tests.fakes import START, UNAVAILABLE, Behaviour, Reply, Simulation, play
+from tests.fakes import START, UNAVAILABLE, UNREACHABLE, Behaviour, Reply, Simulation, play
 from tests.worlds import WEB, Known, document, rpc
 
 BROKEN = Outcome(Code.INTERNAL, "boom")
@@ -199,7 +199,7 @@ def test_what_began_before_an_ejection_says_nothing_new_after_it() -> None:
     for _ in range(12):
         simulation.call(ENTRY, rpc(world.snapshot))
     simulation.run()
-    assert world.known.told == [("ejected", "a:1", "consecutive_5xx")]
+    assert [told for told in world.known.told if told[0] != "panic"] == [("ejected", "a:1", "consecutive_5xx")]
     assert (world.node("a").outlier.times, world.node("a").outlier.ejected_until) == (1, START + 1 + 30)
 
 
@@ -248,3 +248,37 @@ def test_one_broken_endpoint_of_two_is_no_reason_to_panic() -> None:
     world = World().ejected()
     world.calls(20, a=BROKEN)
     assert not world.snapshot.clusters[WEB].state.status(START)["panic"]
+
+
+def panics(world: World) -> list[str]:
+    """What was told of panics, in order; "" is the end of one."""
+    return [why for what, _, why in world.known.told if what == "panic"]
+
+
+def test_a_panic_is_told_once_when_it_begins_and_once_when_it_is_over() -> None:
+    """However many calls fail in it."""
+    world = World("abcd")
+    world.calls(4 * 5, a=BROKEN, b=BROKEN, c=BROKEN, d=BROKEN)
+    world.calls(40, at=5, a=BROKEN, b=BROKEN, c=BROKEN, d=BROKEN)
+    assert panics(world) == ["most of the endpoints that maxEjectionPercent keeps in fail too"]
+    for at in (10, 20, 30, 40, 50):
+        world.calls(8, at=at)
+    assert panics(world)[1:] == [""]
+
+
+def test_a_panic_by_the_threshold_is_told_as_well() -> None:
+    """Three of four are out, where all may be: fewer than half are well; one is readmitted, and it is over."""
+    world = World("abcd", outliers="maxEjectionPercent: 100")
+    world.calls(4 * 5, a=BROKEN, b=BROKEN, c=BROKEN)
+    assert panics(world) == ["fewer than 50 % of its endpoints, or of a priority's, are well"]
+    world.calls(8, at=31, b=BROKEN, c=BROKEN)
+    assert panics(world)[1:] == [""]
+
+
+def test_endpoints_that_cannot_be_connected_are_not_well_either() -> None:
+    """Two of three are: that is told by the call that finds the second, and by the one that reaches it again."""
+    world = World("abc")
+    world.calls(3, a=UNREACHABLE, b=UNREACHABLE)
+    assert len(panics(world)) == 1
+    world.calls(6, at=10, a=UNREACHABLE)
+    assert panics(world)[1:] == [""]
