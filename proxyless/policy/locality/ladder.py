@@ -157,7 +157,7 @@ class Ladder:
         rung = self.rungs[index]
         node = rung.picker.pick(info)
         if node is not None and (node.outlier.out or node.reachable_at) and not self._panic[rung.priority]:
-            return next((other for other in _alternatives(rung, info) if _is_well(other)), node)
+            return _well(rung, info) or node
         return node
 
     def others(self, info: PickInfo) -> Iterator[NodeState]:
@@ -177,10 +177,7 @@ class Ladder:
         nearest = [index for index in left if self.rungs[index].priority == self.rungs[left[0]].priority]
         bounds = list(accumulate((self.rungs[index].weight or 1) for index in nearest))
         rung = self.rungs[nearest[bisect_right(bounds[:-1], info.rng() * bounds[-1])]]
-        first = rung.picker.pick(info)
-        if first is not None and _is_well(first):
-            return first
-        return next((other for other in _alternatives(rung, info) if _is_well(other)), first)
+        return _well(rung, info)
 
     def panics(self, node: NodeState) -> bool:
         """Whether this node is to be called though it is ejected, for too few of its priority are well."""
@@ -260,6 +257,17 @@ def _alternatives(rung: Rung, info: PickInfo) -> Iterator[NodeState]:
     start = int(info.rng() * len(nodes))
     yield from nodes[start : start + SMALL]
     yield from nodes[: max(0, min(start, start + SMALL - len(nodes)))]
+
+
+def _well(rung: Rung, info: PickInfo) -> NodeState | None:
+    """A node of this rung that is well; None if none was found."""
+    if not hasattr(rung.picker, "others"):  # then any pick is as good as the first, and is cheaper than to look through
+        pick = rung.picker.pick
+        for _ in range(DRAWS):
+            node = pick(info)
+            if node is not None and not node.outlier.out and not node.reachable_at:
+                return node
+    return next((other for other in _alternatives(rung, info) if _is_well(other)), None)
 
 
 def _is_well(node: NodeState) -> bool:
