@@ -51,5 +51,5 @@ $(READY): pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10))' || { echo "proxyless needs Python 3.10 or newer; name one with make PYTHON=..."; exit 1; }
 	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	@echo "installing the dependencies into $(VENV) ..."
-	@$(BIN)/python -m pip install -qq --disable-pip-version-check -e '.[dev,servers,tracers]'
+	@$(BIN)/python -m pip install -qq --disable-pip-version-check -e '.[dev,servers,tracers,clients]'
 	@touch $@

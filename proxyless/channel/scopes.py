@@ -1,15 +1,16 @@
 """Whose channel is being opened: the innermost construction that was given to the mesh, or nobody's.
 
-A program opens a channel deep inside a client library. What decides where it leads is asked in this order:
-the object whose method opens it, if that was given to the mesh; the constructions under way in this thread or
-task, the innermost first; the rules of the whole process. What none of them knows stays grpcio's.
+A program opens a channel deep inside a client library. Where it leads is asked from the inside out: of each
+construction under way in this thread or task, and of each object that was given to the mesh and has a method
+under way here, for clients open channels long after they were made; then of the rules of the whole process.
+What none of them knows stays grpcio's.
 """
 
 from __future__ import annotations
 
 import sys
 import weakref
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextvars import ContextVar
 from types import FrameType
 from typing import Any, Protocol
@@ -75,13 +76,13 @@ class Adoption:
         return made
 
     def __enter__(self) -> Adoption:
-        _UNDER_WAY.set((*_UNDER_WAY.get(), self))
+        _UNDER_WAY.set((*_UNDER_WAY.get(), (self, id(_user(sys._getframe(1))))))
         return self
 
     def __exit__(self, *_error: object) -> None:
         # No token: a generator may be closed in another context than it was begun in, where there is nothing to undo.
         under_way = _UNDER_WAY.get()
-        if under_way and under_way[-1] is self:
+        if under_way and under_way[-1][0] is self:
             _UNDER_WAY.set(under_way[:-1])
 
     def __repr__(self) -> str:
@@ -90,7 +91,8 @@ class Adoption:
         return f"<meshed: by rules{f', else {self.service}' if self.service else ''}>"
 
 
-_UNDER_WAY: ContextVar[tuple[Adoption, ...]] = ContextVar("proxyless_adoptions", default=())
+_UNDER_WAY: ContextVar[tuple[tuple[Adoption, int], ...]] = ContextVar("proxyless_adoptions", default=())
+"""The constructions under way, the innermost last, each with the identity of the frame that is in it."""
 _MADE: dict[int, tuple[weakref.ref[Any], Adoption]] = {}
 
 INSTALLED: list[Adoption] = []
@@ -108,37 +110,44 @@ def adoption_of(cls: type) -> Adoption | None:
 
 def choose(target: Any) -> tuple[Opens, str] | None:
     """The mesh and the service that a channel to `target`, opened here and now, leads to; None for grpcio."""
-    opener = _opener()
-    asked = [opener] if opener is not None else []
-    asked += reversed(_UNDER_WAY.get())
-    asked += INSTALLED
-    for adoption in asked:
+    for adoption in _inside_out(sys._getframe(1)):
         service = adoption.service_of(target)
         if service is not None:
             return adoption.mesh(), service
     return None
 
 
-def _opener() -> Adoption | None:
-    """The adoption of the object whose method opens the channel: the nearest `self` or `cls` on the stack.
-
-    That is how a client is served that opens its channel long after it was made, at no cost to its other
-    calls. Only the nearest one: an object further up did not open this channel, but called somebody who did.
-    """
-    frame: FrameType | None = sys._getframe(1)
+def _inside_out(frame: FrameType | None) -> Iterator[Adoption]:
+    """Everything that may have to do with a channel opened in `frame`, the innermost first."""
+    under_way = list(_UNDER_WAY.get())
     while frame is not None:
-        code = frame.f_code
-        # Not our own frames; and what instrumentation wraps around the factories has a `self` that opens nothing.
-        if code.co_argcount and code.co_varnames[0] in ("self", "cls") and not _passes_on(frame):
-            receiver = frame.f_locals.get(code.co_varnames[0])
-            made = _MADE.get(id(receiver))
-            if made is not None and made[0]() is receiver:
-                return made[1]
-            return adoption_of(receiver if isinstance(receiver, type) else type(receiver))
+        while under_way and under_way[-1][1] == id(frame):
+            yield under_way.pop()[0]
+        receiver = _receiver(frame)
+        if receiver is not None:
+            yield receiver
         frame = frame.f_back
-    return None
+    # Begun in another thread or task, of which this one has the context.
+    yield from (adoption for adoption, _ in reversed(under_way))
+    yield from INSTALLED
 
 
-def _passes_on(frame: FrameType) -> bool:
-    module = str(frame.f_globals.get("__name__", ""))
-    return module.startswith(("proxyless.", "opentelemetry.instrumentation.", "sentry_sdk.", "ddtrace.", "wrapt"))
+def _receiver(frame: FrameType) -> Adoption | None:
+    """The adoption of the object, or the class, whose method this is."""
+    code = frame.f_code
+    if not code.co_argcount or code.co_varnames[0] not in ("self", "cls"):
+        return None
+    receiver = frame.f_locals.get(code.co_varnames[0])
+    made = _MADE.get(id(receiver))
+    if made is not None and made[0]() is receiver:
+        return made[1]
+    return adoption_of(receiver if isinstance(receiver, type) else type(receiver))
+
+
+def _user(frame: FrameType) -> FrameType:
+    """The frame that has what it does given to the mesh: not `__enter__` itself, nor what calls it for us."""
+    while frame.f_code.co_name in ("__enter__", "__aenter__") and frame.f_back is not None:
+        if not str(frame.f_globals.get("__name__", "")).startswith("proxyless.channel."):
+            break
+        frame = frame.f_back
+    return frame

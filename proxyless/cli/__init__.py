@@ -6,10 +6,22 @@ well, 1 something was found, 2 the command was misused, 3 the source can't be re
 
 from __future__ import annotations
 
+from typing import Any
+
 
 def main() -> None:
     """The console script."""
+    import sys
+
     from proxyless.cli.app import app, prepare
 
-    prepare()
-    app(prog_name="proxyless")
+    if sys.argv[1:2] != ["run"]:  # a program that is run has its streams as python gives them
+        prepare()
+    try:
+        app(prog_name="proxyless")
+    except SystemExit as end:
+        run: Any = sys.modules.get("proxyless.cli.run")
+        if end.code or run is None or run.pending is None:
+            raise
+    # Not inside of the machinery for commands, which has its own ideas of Ctrl-C and of broken pipes.
+    run.pending()

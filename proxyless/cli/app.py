@@ -45,6 +45,7 @@ COMMANDS: Mapping[str, Entry] = {
     "diff": Entry("diff", "What apply would change."),
     "validate": Entry("validate", "Check documents without any server; all findings at once."),
     "schema": Entry("schema", "The JSON Schema of the documents, for editors."),
+    "run": Entry("run", "Run an unmodified program with its gRPC channels in the mesh."),
 }
 
 _PLAIN: dict[str, Any] = {
@@ -66,7 +67,7 @@ class _Table(TyperGroup):
             return None
         module = import_module(f"proxyless.cli.{COMMANDS[cmd_name].module}")
         alone = typer.Typer(**_PLAIN)
-        alone.command(cmd_name)(getattr(module, cmd_name))
+        alone.command(cmd_name, context_settings=getattr(module, "CONTEXT", None))(getattr(module, cmd_name))
         return typer.main.get_command(alone)
 
     def resolve_command(self, ctx: Any, args: list[str]) -> Any:
@@ -106,13 +107,15 @@ def _version(wanted: bool) -> None:
 
 @app.callback(epilog="Exit codes: 0 all is well, 1 something was found, 2 misused, 3 the source can't be reached.")
 def _root(
+    ctx: typer.Context,
     version: Annotated[
         bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version and end.")
     ] = False,
 ) -> None:
     """The service mesh inside the process: see what it does, and tell it what to do."""
     # What the library would log, the commands say in their own words.
-    logging.getLogger("proxyless").addHandler(logging.NullHandler())
+    if ctx.invoked_subcommand != "run":  # a program's log is its own
+        logging.getLogger("proxyless").addHandler(logging.NullHandler())
 
 
 def prepare() -> None:

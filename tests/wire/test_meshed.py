@@ -16,7 +16,7 @@ from proxyless import ConfigError, meshed
 from proxyless.channel.sync import MeshChannel
 from proxyless.protos import echo_pb2_grpc
 from tests.wire.echo import Request
-from tests.wire.test_meshed_forms import Lazy, Library, is_ours
+from tests.wire.test_meshed_forms import Lazy, Library, Transport, is_ours
 from tests.wire.ways import NOWHERE, Net
 
 # -- what stays as it is
@@ -180,12 +180,51 @@ def test_rules_come_before_the_service(net: Net) -> None:
     assert Several().services == ["users", "cache", "echo"]
 
 
-def test_only_the_object_that_opens_is_asked(net: Net) -> None:
-    """A method of a decorated object that has somebody else open a channel, after its construction, leaves it alone."""
+def test_what_an_object_has_others_open_is_its_own(net: Net) -> None:
+    """A client that opens its channel when it is first used does so through objects of its library's own."""
     net.server()
     lazy = meshed("echo", mesh=net.mesh)(type("Own", (Lazy,), {}))()
-    assert not is_ours(lazy.through())
-    assert is_ours(lazy.open())
+    assert is_ours(lazy.through())
+    assert not is_ours(Transport(NOWHERE).channel)
+
+
+def test_the_innermost_decides_whatever_it_is(net: Net) -> None:
+    """An object that opens its channel while another is constructed keeps its own; so does a block inside a method."""
+    net.server()
+    users = meshed("users", mesh=net.mesh)(type("Users", (Lazy,), {}))()
+
+    @meshed("orders", mesh=net.mesh)
+    class Orders:
+        def __init__(self) -> None:
+            self.services = [users.through().service, grpc.insecure_channel(NOWHERE).service]
+
+        def later(self) -> str:
+            with meshed("block", mesh=net.mesh):
+                return str(grpc.insecure_channel(NOWHERE).service)
+
+    assert Orders().services == ["users", "orders"]
+    assert Orders().later() == "block"
+    with meshed("around", mesh=net.mesh):
+        assert users.through().service == "users"
+        assert Transport(NOWHERE).channel.service == "around"
+
+
+def test_a_task_has_the_construction_that_began_it(net: Net) -> None:
+    """What a client starts while it is made goes on in a task of its own, and opens the client's channels there."""
+    net.server()
+
+    async def opened() -> Any:
+        await asyncio.sleep(0)
+        return grpc.aio.insecure_channel(NOWHERE)
+
+    @meshed("echo", mesh=net.mesh)
+    async def make() -> Any:
+        return asyncio.create_task(opened())
+
+    async def scene() -> None:
+        assert is_ours(await (await make()))
+
+    asyncio.run(scene())
 
 
 def test_by_the_names_of_targets(net: Net) -> None:
