@@ -48,7 +48,11 @@ def server(version: str, environment: dict[str, str]) -> Iterator[subprocess.Pop
 
 @pytest.mark.parametrize(
     ("client", "options"),
-    [("sync_client.py", ["--header", "x-user-tier=premium"]), ("aio_client.py", ["--at-once", "4"])],
+    [
+        ("sync_client.py", ["--header", "x-user-tier=premium"]),
+        ("aio_client.py", ["--at-once", "4"]),
+        ("meshed_client.py", []),
+    ],
 )
 def test_a_client_finds_the_servers_that_registered(
     consul: ConsulAgent, environment: dict[str, str], client: str, options: list[str]

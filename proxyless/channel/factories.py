@@ -97,6 +97,8 @@ class Doors:
         """By the identity of what is behind a door: (what is behind it, the door)."""
         self._searched: dict[str, int] = {}
         """The modules that were looked through, by the identity of each."""
+        self._complete = 0
+        """How many modules there were when all of them had been, and none was half loaded."""
 
     def put(self) -> list[str]:
         """See that every way to a channel that is known leads through a door; the names that were rebound."""
@@ -106,9 +108,7 @@ class Doors:
                 for (place, name, opens), native in zip(_PLACES, (*sync_factories(), *aio_factories()), strict=True)
                 if self._place(place, name, opens, native)
             ]
-            doors = {behind: door for behind, (_, door) in self._doors.items()}
-            for module_name, module in _new_modules(self._searched):
-                rebound += self._rebind(module_name, module, doors)
+            rebound += self._search()
         if rebound:
             log.info("channels opened by these names may lead through the mesh now: %s", ", ".join(rebound))
         return rebound
@@ -123,7 +123,7 @@ class Doors:
             for module_name, module in list(sys.modules.items()):
                 if _is_a_users(module_name, module):
                     restored += self._rebind(module_name, module, back)
-            self._searched.clear()
+            self._forget()
         return restored
 
     def _place(self, place: Any, name: str, opens: Factory, native: Factory) -> bool:
@@ -136,8 +136,30 @@ class Doors:
             if id(behind) not in self._doors:
                 self._doors[id(behind)] = (behind, _door(behind, opens))
         setattr(place, name, self._doors[id(present)][1])
-        self._searched.clear()  # there is more to be looked for
+        self._forget()  # there is more to be looked for
         return True
+
+    def _forget(self) -> None:
+        self._searched.clear()
+        self._complete = 0
+
+    def _search(self) -> list[str]:
+        """Rebind what modules bound to a factory that were loaded since they were last looked through."""
+        loaded = len(sys.modules)
+        if loaded == self._complete:  # somebody may make clients all day long
+            return []
+        doors = {behind: door for behind, (_, door) in self._doors.items()}
+        rebound, complete = [], True
+        for name, module in list(sys.modules.items()):
+            if self._searched.get(name) == id(module) or not _is_a_users(name, module):
+                continue
+            if _is_loading(module):
+                complete = False
+            else:
+                self._searched[name] = id(module)
+            rebound += self._rebind(name, module, doors)
+        self._complete = loaded if complete else 0
+        return rebound
 
     @staticmethod
     def _rebind(module_name: str, module: Any, new: dict[int, Factory], only: str | None = None) -> list[str]:
@@ -172,14 +194,8 @@ def _unwrapped(factory: Any) -> Iterator[Any]:
         factory = getattr(factory, "__wrapped__", None)
 
 
-def _new_modules(searched: dict[str, int]) -> Iterator[tuple[str, ModuleType]]:
-    """The modules that were loaded since they were last looked for, those still being loaded left for next time."""
-    for name, module in list(sys.modules.items()):
-        if searched.get(name) == id(module) or not _is_a_users(name, module):
-            continue
-        if not getattr(getattr(module, "__spec__", None), "_initializing", False):
-            searched[name] = id(module)
-        yield name, module
+def _is_loading(module: Any) -> bool:
+    return bool(getattr(getattr(module, "__spec__", None), "_initializing", False))
 
 
 def _is_a_users(name: str, module: Any) -> bool:
