@@ -188,16 +188,16 @@ class Compiler:
     def _cluster(self, world: World, key: ClusterKey) -> tuple[tuple[Any, ...], Cluster]:
         document = world.services.get(key.service) or ServiceDocument()
         subset = document.subsets[key.subset] if key.subset else None
-        own = subset.traffic_policy if subset else None
-        policy = settled(overlay(DEFAULTS, world.mesh.defaults.traffic_policy, document.traffic_policy, own))
+        narrower = subset.traffic_policy if subset else None
+        policy = settled(overlay(DEFAULTS, world.mesh.defaults.traffic_policy, document.traffic_policy, narrower))
         discovery = document.discovery
         watched, *failover = discovery.watches(key.service)
         last = self._clusters.get(key)
-        at_home = world.endpoints.get(watched)
+        own = world.endpoints.get(watched)
         if failover:
             sick, used = self._registry.sick(key), last is not None and bool(last[1].failover)
-            failover = failover if is_short(at_home, discovery, subset, policy, sick, used) else []
-        known = [at_home, *(world.endpoints.get(other) for other in failover)]
+            failover = failover if is_short(own, discovery, subset, policy, sick, used) else []
+        known = [own, *(world.endpoints.get(other) for other in failover)]
         inputs = (failover, discovery, subset, policy, self.here)
         if last is not None and last[0][1:] == inputs and all(map(is_, last[0][0], known)):
             return last
@@ -211,9 +211,11 @@ class Compiler:
         state = self._registry.destination(key, policy, nodes, fails_over=bool(discovery.failover))
         picker = self._picker(spots, places, policy, state)
         weights = [endpoint.effective_weight for spot in spots for endpoint in spot.members]
-        cluster = Cluster(
-            key, watched, policy, nodes, weights, picker, state, at_home is not None, failover, standing.left_out
-        )
+
+        def left_out() -> Iterable[tuple[Endpoint, str]]:
+            return standing.left_out({node.address for node in nodes})
+
+        cluster = Cluster(key, watched, policy, nodes, weights, picker, state, own is not None, failover, left_out)
         return (known, *inputs), cluster
 
     def _picker(

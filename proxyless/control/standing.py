@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from math import ceil
 from typing import NamedTuple
@@ -81,17 +81,22 @@ class Standing:
         here: Here,
     ) -> None:
         self._groups, self._discovery, self._subset, self._policy, self._here = groups, discovery, subset, policy, here
+        self._members = 0
 
     def spots(self) -> list[Spot]:
         """By priority; one that may be empty where there is nothing to prefer, none where nothing may be called."""
         most = self._policy.connection.max_endpoints
         spots = self._placed()
-        return [self._thinned(spot, most, spots) for spot in spots] if most else spots
+        if most:
+            spots = [self._thinned(spot, most, spots) for spot in spots]
+        self._members = sum(len(spot.members) for spot in spots)
+        return spots
 
-    def left_out(self) -> Iterator[tuple[Endpoint, str]]:
-        """The endpoints that are known, of this subset, and no members; each with the reason."""
+    def left_out(self, members: Collection[str]) -> Iterator[tuple[Endpoint, str]]:
+        """The endpoints that are known, of this subset, and not among the addresses `members`; each with the reason."""
+        if sum(map(len, self._groups)) == self._members:
+            return
         placed = {endpoint.address for spot in self._placed() for endpoint in spot.members}
-        members = {endpoint.address for spot in self.spots() for endpoint in spot.members}
         most = self._policy.connection.max_endpoints
         for endpoint in (endpoint for group in self._groups for endpoint in group):
             if endpoint.address in members:
@@ -107,14 +112,15 @@ class Standing:
                 yield endpoint, f"locality.distribute sends nothing to {endpoint.locality or 'an unknown place'}"
 
     def _placed(self) -> list[Spot]:
+        if not self._may_rank:
+            return [Spot(Place(0, 0, "", ()), select(self._groups[0], self._discovery, self._subset), 0)]
         present: dict[str, tuple[Endpoint, int]] = {}
         missing: dict[str, tuple[Endpoint, int]] = {}
         for tier, group in enumerate(self._groups):
             for endpoint in select(group, self._discovery, self._subset):
                 present.setdefault(endpoint.address, (endpoint, tier))
-            if self._may_rank:
-                for endpoint in absent(group, self._discovery, self._subset):
-                    missing.setdefault(endpoint.address, (endpoint, tier))
+            for endpoint in absent(group, self._discovery, self._subset):
+                missing.setdefault(endpoint.address, (endpoint, tier))
         known = [*present.values(), *missing.values()]
         endpoints = [endpoint for endpoint, _ in known]
         places = self._places(endpoints, [tier for _, tier in known])
@@ -133,8 +139,6 @@ class Standing:
         return len(self._groups) > 1 or (locality is not None and locality.enabled)
 
     def _places(self, endpoints: Sequence[Endpoint], tiers: Sequence[int]) -> Sequence[Place] | None:
-        if not self._may_rank:
-            return None
         locality = self._policy.locality
         return arrange(
             endpoints,
