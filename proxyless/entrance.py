@@ -10,11 +10,9 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable
 
+from proxyless import forks
 from proxyless.script import Outcome, Rpc, Script, Service, Watcher
 from proxyless.stack import ENTRY, watched
-
-LONGEST_FORK = 1.0
-"""Seconds after which a call no longer waits for a fork. The fork is told to hurry (`forks.PATIENCE`)."""
 
 
 class Entrance:
@@ -78,7 +76,7 @@ class Entrance:
                     self._enter_by(self._head())
 
     def _held(self, rpc: Rpc) -> Script[Outcome]:
-        self._forked.wait(LONGEST_FORK)
+        forks.wait(self._forked)
         return self._head()(rpc)
 
     def _first_call(self, rpc: Rpc) -> Script[Outcome]:

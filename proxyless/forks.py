@@ -10,16 +10,19 @@ those under way. It does not wait for long ones: a stream may never end.
 from __future__ import annotations
 
 import os
+import sys
 import threading
 import time
+from types import FrameType
 from typing import Protocol
 from weakref import WeakSet
 
-PATIENCE = 0.1
-"""Seconds that a fork waits for calls under way. Nearly all calls are shorter, and nobody minds so slow a fork."""
+PATIENCE = 0.25
+"""Seconds that a fork waits for calls under way. Nearly all calls are shorter, also on a machine that is busy with
+starting something; and a longer wait would be felt by the calls that wait for the fork."""
 
-SETTLE = 0.005
-"""Seconds in which a thread that has passed the gate is under way, and counted: Python switches threads every 5 ms."""
+_CALLS = ("proxyless.channel.sync", "proxyless.channel.aio")
+"""The modules that a thread is in while it makes a call, from before it is counted until it has left gRPC."""
 
 
 class Forker(Protocol):
@@ -58,8 +61,7 @@ def _before() -> None:
     if not forkers or _alone():
         return
     until = time.monotonic() + PATIENCE
-    time.sleep(SETTLE)
-    while any(forker.busy() for forker in forkers) and time.monotonic() < until:
+    while (_calling() or any(forker.busy() for forker in forkers)) and time.monotonic() < until:
         time.sleep(0.001)
 
 
@@ -67,6 +69,28 @@ def _alone() -> bool:
     """Whether nobody else can be calling: there are no threads but this one and the mesh's own."""
     here = threading.current_thread()
     return all(thread is here or thread.name.startswith("proxyless-") for thread in threading.enumerate())
+
+
+def wait(over: threading.Event) -> None:
+    """Wait in a call that was about to begin, at most as long as a fork may take."""
+    over.wait(4 * PATIENCE)
+
+
+def _calling() -> bool:
+    """Whether another thread is in a call: it may have passed the gate a moment ago, and not be counted yet."""
+    frames = sys._current_frames() if hasattr(sys, "_current_frames") else {}  # CPython has it
+    frames.pop(threading.get_ident(), None)
+    return any(_in_a_call(frame) for frame in frames.values())
+
+
+def _in_a_call(frame: FrameType | None) -> bool:
+    while frame is not None:
+        if frame.f_code is wait.__code__:
+            return False  # it stands at the gate
+        if frame.f_globals.get("__name__", "").startswith(_CALLS):
+            return True
+        frame = frame.f_back
+    return False
 
 
 def _in_parent() -> None:

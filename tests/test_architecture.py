@@ -41,7 +41,7 @@ MAY_IMPORT = {
     "registrar": {"control", "server", "errors", "model"},
     "forks": set(),
     "admin": {"model", "script"},
-    "entrance": {"script", "stack"},
+    "entrance": {"forks", "script", "stack"},
     "mesh": INSIDE | {"forks", "entrance", "admin"},
     "__init__": INSIDE | {"mesh", "registrar"},
     "cli": INSIDE | {"admin", "mesh", "protos", "demo", "__init__"},

@@ -53,36 +53,30 @@ def extracted(metadata: Metadata, context: Context) -> Context:
     return propagate.get_global_textmap().extract(metadata, context, _READ)
 
 
-def mentions_a_trace(metadata: Iterable[tuple[str, Any]]) -> bool:
-    """Whether somebody has put trace context there already."""
-    fields = propagate.get_global_textmap().fields - _ADDED
-    return any(key in fields for key, _ in metadata)
-
-
 _KNOWN = [
     trace.SpanContext(0x0AF7651916CD43DD8448EB211C80319C, 0x00F067AA0BA902B7, False, trace.TraceFlags(flags))
     for flags in (0, 1, 2)
 ]
 
 
-class Traceparent:
-    """Whether the propagator writes W3C's `traceparent` and nothing else for a context that holds no more than a span.
-
-    Nearly all processes have one that does, and there the one header can be written without asking it. It is asked
-    once to find out, and again when the process configures another.
-    """
+class Propagator:
+    """What there is to know of the process's propagator, asked once, and again when the process configures another."""
 
     def __init__(self) -> None:
         self._asked: TextMapPropagator | None = None
-        self._only = False
+        self.fields: frozenset[str] = frozenset()
+        """The keys that say which trace a call belongs to."""
+        self.plain = False
+        """Whether it writes W3C's `traceparent` and nothing else for a context that holds no more than a span. Nearly
+        all do, and then that one header can be written without asking."""
 
-    def suffices(self) -> bool:
-        """It does."""
+    def look(self) -> None:
+        """Find out whether it is still the same."""
         propagator = propagate.get_global_textmap()
         if propagator is not self._asked:
-            self._only = all(_writes_only(propagator, known) for known in _KNOWN)
+            self.fields = frozenset(propagator.fields) - _ADDED
+            self.plain = all(_writes_only(propagator, known) for known in _KNOWN)
             self._asked = propagator
-        return self._only
 
 
 def _writes_only(propagator: TextMapPropagator, span: trace.SpanContext) -> bool:

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import copy
 import sys
+from random import getrandbits
 from typing import Any
 
 from opentelemetry import trace
@@ -20,6 +21,7 @@ from opentelemetry.context import Context
 from opentelemetry.trace import NonRecordingSpan, Span, SpanContext, SpanKind, TraceFlags
 
 from proxyless.otel import names
+from proxyless.otel.propagation import traceparent
 
 LOW = (1 << 64) - 1
 """`TraceIdRatioBased` compares the lower half of a trace id with its bound."""
@@ -41,15 +43,29 @@ class Tracer:
         self.follows = self._asks_first and _drops_what_its_parent_drops(sampler)
         """Whether a child of what was not sampled is never wanted."""
         random = getattr(ids, "is_trace_id_random", None)
-        self.root_flags = RANDOM if random is not None and random() else 0
+        self._root_flags = RANDOM if random is not None and random() else 0
+        self._random = type(ids) is getattr(sys.modules.get("opentelemetry.sdk.trace"), "RandomIdGenerator", None)
 
-    def trace_id(self) -> int:
-        """The trace id of a new root."""
-        drawn: int = self._ids.generate_trace_id()
-        return drawn
+    def root(self) -> int | str:
+        """A new root: its trace id, where the sampler has to be asked about it, else the traceparent to send."""
+        bound = self.bound
+        if bound is None:
+            return 0
+        if self._random:
+            # As `RandomIdGenerator` draws, for both ids in one go.
+            drawn = getrandbits(192)
+            if (drawn >> 64) & LOW < bound:
+                return drawn >> 64
+            both = drawn.to_bytes(24, "big").hex()
+            return f"00-{both[:32]}-{both[32:]}-02" if self._root_flags else f"00-{both[:32]}-{both[32:]}-00"
+        trace_id: int = self._ids.generate_trace_id()
+        return trace_id if trace_id & LOW < bound else traceparent(trace_id, self._span_id(), self._root_flags)
 
-    def span_id(self) -> int:
-        """The id of a new span."""
+    def child(self, parent: SpanContext) -> str:
+        """The traceparent of a child that is not wanted, as its parent was not."""
+        return traceparent(parent.trace_id, self._span_id(), parent.trace_flags & RANDOM)
+
+    def _span_id(self) -> int:
         drawn: int = self._ids.generate_span_id()
         return drawn
 
@@ -59,11 +75,11 @@ class Tracer:
             started: Span = self._tracer.start_span(name, context, SpanKind.CLIENT, attributes)
             return started
         parent = trace.get_current_span(context).get_span_context()
-        trace_id = parent.trace_id if parent.is_valid else root or self.trace_id()
+        trace_id = parent.trace_id if parent.is_valid else root or self._ids.generate_trace_id()
         result = self._sampler.should_sample(context, trace_id, name, SpanKind.CLIENT, attributes, ())
         if not result.decision.is_recording():
-            flags = parent.trace_flags & RANDOM if parent.is_valid else self.root_flags
-            dropped = SpanContext(trace_id, self.span_id(), False, TraceFlags(flags), result.trace_state)
+            flags = parent.trace_flags & RANDOM if parent.is_valid else self._root_flags
+            dropped = SpanContext(trace_id, self._span_id(), False, TraceFlags(flags), result.trace_state)
             return NonRecordingSpan(dropped)
         tracer = copy.copy(self._tracer)
         tracer.sampler = _Answered(result)

@@ -14,12 +14,12 @@ from typing import Any
 
 from opentelemetry import context as contexts
 from opentelemetry import trace
-from opentelemetry.context import Context
+from opentelemetry.context import Context, get_current
 from opentelemetry.trace import Span, SpanKind, Status, StatusCode
 
 from proxyless.otel import names
-from proxyless.otel.propagation import Traceparent, extracted, injected, mentions_a_trace, traceparent
-from proxyless.otel.sampling import LOW, RANDOM, Tracer
+from proxyless.otel.propagation import Propagator, extracted, injected
+from proxyless.otel.sampling import Tracer
 
 log = logging.getLogger("proxyless")
 
@@ -35,12 +35,33 @@ class Tracing:
     def __init__(self, tracer: Tracer, later: Callable[[float, Callable[[], None]], None]) -> None:
         self._tracer = tracer
         self._later = later
-        self._traceparent = Traceparent()
+        self._propagator = Propagator()
         self._failed = False
 
     def __call__(self, rpc: Any) -> Recorded | None:
         try:
-            return self._begin(rpc)
+            context = get_current()
+            propagator = self._propagator
+            propagator.look()
+            metadata = rpc.metadata
+            if metadata:
+                fields = propagator.fields
+                for key, _ in metadata:
+                    if key in fields:
+                        return self._continued(rpc, context)
+            root: int | str = 0
+            if not context:
+                root = self._tracer.root()
+                if root.__class__ is str and propagator.plain:
+                    rpc.metadata = (*metadata, ("traceparent", root)) if metadata else (("traceparent", root),)
+                    return None
+            elif propagator.plain and self._tracer.follows and len(context) == 1:
+                # That one thing is the span, where there is a span.
+                parent = trace.get_current_span(context).get_span_context()
+                if parent.is_valid and not parent.trace_flags.sampled and not parent.trace_state:
+                    rpc.metadata = (*(metadata or ()), ("traceparent", self._tracer.child(parent)))
+                    return None
+            return self._start(rpc, context, root if isinstance(root, int) else int(root[3:35], 16))
         except Exception:
             self.failed()
             return None
@@ -50,32 +71,6 @@ class Tracing:
         if not self._failed:
             self._failed = True
             log.exception("tracing failed for a call; this is logged once, and calls go on")
-
-    def _begin(self, rpc: Any) -> Recorded | None:
-        context = contexts.get_current()
-        metadata = rpc.metadata
-        tracer = self._tracer
-        if metadata and mentions_a_trace(metadata):
-            return self._continued(rpc, context)
-        root = 0
-        if not context:
-            if tracer.bound is not None:
-                root = tracer.trace_id()
-                if root & LOW >= tracer.bound and self._traceparent.suffices():
-                    self._write(rpc, root, tracer.root_flags)
-                    return None
-        elif tracer.follows and len(context) == 1:  # that one thing is the span, where there is a span
-            parent = trace.get_current_span(context).get_span_context()
-            quiet = parent.is_valid and not parent.trace_flags.sampled and not parent.trace_state
-            if quiet and self._traceparent.suffices():
-                self._write(rpc, parent.trace_id, parent.trace_flags & RANDOM)
-                return None
-        return self._start(rpc, context, root)
-
-    def _write(self, rpc: Any, trace_id: int, flags: int) -> None:
-        """Send the context of a span that is not recorded, and has no other trace of its own."""
-        said = ("traceparent", traceparent(trace_id, self._tracer.span_id(), flags))
-        rpc.metadata = (*rpc.metadata, said) if rpc.metadata else (said,)
 
     def _continued(self, rpc: Any, context: Context) -> Recorded | None:
         """Somebody has put trace context into the metadata by hand, or instruments the channel from outside."""

@@ -19,6 +19,7 @@ from typing import Any
 import grpc
 
 import proxyless
+from tests.bench.telling import providers
 
 METHOD = "/bench.Echo/Call"
 REQUEST = b"x" * 64
@@ -39,6 +40,8 @@ MESHES: dict[str, dict[str, Any]] = {
     NOTHING_ARMED: UNARMED,
     "proxyless, everything armed": ARMED,
 }
+TELLING = {"proxyless, metrics on": False, "proxyless, metrics and 1 % of traces": True}
+"""The default mesh, telling OpenTelemetry; whether of traces, too."""
 
 
 def document(addresses: list[str], defaults: dict[str, Any]) -> dict[str, Any]:
@@ -69,14 +72,28 @@ def document(addresses: list[str], defaults: dict[str, Any]) -> dict[str, Any]:
     }
 
 
-def meshed(addresses: list[str], defaults: dict[str, Any] | None = None) -> proxyless.Mesh:
+def meshed(addresses: list[str], defaults: dict[str, Any] | None = None, **given: Any) -> proxyless.Mesh:
     """A mesh over the servers, from a file that nobody changes."""
     folder = Path(tempfile.mkdtemp(prefix="proxyless-bench-"))
     path = folder / "mesh.json"
     path.write_text(json.dumps(document(addresses, defaults or {})))
-    mesh = proxyless.connect(f"file:{path}")
+    mesh = proxyless.connect(f"file:{path}", **given)
     assert mesh.ready("bench", timeout=10)
     return mesh
+
+
+def _meshes(addresses: list[str]) -> tuple[dict[str, proxyless.Mesh], dict[str, Callable[[], object]]]:
+    """Every mesh that is measured; and what those that tell somebody have to do besides making calls."""
+    meshes = {name: meshed(addresses, defaults) for name, defaults in MESHES.items()}
+    besides = {}
+    for name, traces in TELLING.items():
+        given, besides[name] = providers(traces=traces)
+        meshes[name] = meshed(addresses, **given)
+    return meshes, besides
+
+
+def _nothing() -> None:
+    """What most variants do besides."""
 
 
 class _Empty(grpc.UnaryUnaryClientInterceptor):
@@ -96,7 +113,7 @@ Measured = dict[str, tuple[list[float], list[float]]]
 def sync(addresses: list[str], turns: int, calls: int) -> Measured:
     """Blocking calls, one after the other."""
     target = f"ipv4:{','.join(addresses)}"
-    meshes = {name: meshed(addresses, defaults) for name, defaults in MESHES.items()}
+    meshes, besides = _meshes(addresses)
     bare = grpc.insecure_channel(target, options=ROUND_ROBIN)
     inner = grpc.insecure_channel(target, options=[*ROUND_ROBIN, ("bench.own", 1)])
     variants = {
@@ -113,6 +130,7 @@ def sync(addresses: list[str], turns: int, calls: int) -> Measured:
                 began = time.perf_counter()
                 call(REQUEST, timeout=10)
                 latencies.append(time.perf_counter() - began)
+            besides.get(name, _nothing)()
             cpu = time.process_time() - cpu
             if turn:  # the first turn connects and warms up
                 measured[name][0].append(cpu / calls * 1e6)
@@ -127,7 +145,7 @@ def sync(addresses: list[str], turns: int, calls: int) -> Measured:
 async def aio(addresses: list[str], turns: int, calls: int) -> Measured:
     """asyncio calls, `IN_FLIGHT` at a time."""
     target = f"ipv4:{','.join(addresses)}"
-    meshes = {name: meshed(addresses, defaults) for name, defaults in MESHES.items()}
+    meshes, besides = _meshes(addresses)
     bare = grpc.aio.insecure_channel(target, options=ROUND_ROBIN)
     inner = grpc.aio.insecure_channel(target, options=[*ROUND_ROBIN, ("bench.own", 1)], interceptors=[_AioEmpty()])
     variants: dict[str, Callable[..., Awaitable[Any]]] = {
@@ -148,6 +166,7 @@ async def aio(addresses: list[str], turns: int, calls: int) -> Measured:
 
             cpu = time.process_time()
             await asyncio.gather(*(worker(call, latencies) for _ in range(IN_FLIGHT)))
+            besides.get(name, _nothing)()
             cpu = time.process_time() - cpu
             if turn:
                 measured[name][0].append(cpu / (calls // IN_FLIGHT * IN_FLIGHT) * 1e6)

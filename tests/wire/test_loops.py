@@ -34,8 +34,18 @@ def _in_threads(count: int, work: Any) -> None:
     assert not failures, failures
 
 
-def test_one_channel_on_loop_after_loop(net: Net) -> None:
+def _run(loop: str) -> Any:
+    """`asyncio.run` on that kind of loop."""
+    return asyncio.run if loop == "asyncio" else pytest.importorskip("uvloop").run
+
+
+either_loop = pytest.mark.parametrize("loop", ["asyncio", "uvloop"])
+
+
+@either_loop
+def test_one_channel_on_loop_after_loop(net: Net, loop: str) -> None:
     """One channel, and one stub, serve one `asyncio.run` after the other."""
+    run = _run(loop)
     net.server()
     stub = echo_pb2_grpc.EchoStub(net.aio_channel())
 
@@ -44,11 +54,13 @@ def test_one_channel_on_loop_after_loop(net: Net) -> None:
         return reply.message, [reply.message async for reply in stub.ServerStream(Request(message=word, count=2))]
 
     for word in ("a", "b", "c"):
-        assert asyncio.run(scene(word)) == (word, [word, word])
+        assert run(scene(word)) == (word, [word, word])
 
 
-def test_one_channel_on_several_loops_at_once(net: Net) -> None:
+@either_loop
+def test_one_channel_on_several_loops_at_once(net: Net, loop: str) -> None:
     """One channel, and one stub, serve several loops in threads at the same time, and each gets its own answers."""
+    run = _run(loop)
     net.server()
     net.server("b")
     stub = echo_pb2_grpc.EchoStub(net.aio_channel())
@@ -64,7 +76,7 @@ def test_one_channel_on_several_loops_at_once(net: Net) -> None:
             assert (await call.read()).message == str(number)
             await call.done_writing()
 
-        asyncio.run(scene())
+        run(scene())
 
     _in_threads(4, work)
 
@@ -157,3 +169,34 @@ def test_a_channel_made_outside_of_a_loop(net: Net) -> None:
         return await stub.Unary(Request()).code()  # type: ignore[no-any-return]
 
     assert asyncio.run(scene()) is grpc.StatusCode.OK
+
+
+def test_loops_of_two_kinds_one_after_the_other_and_a_thread(net: Net) -> None:
+    """asyncio's loop, then uvloop's, then asyncio's again, on one channel, while threads make blocking calls."""
+    uvloop = pytest.importorskip("uvloop")
+    net.server()
+    stub, blocking = echo_pb2_grpc.EchoStub(net.aio_channel()), net.stub()
+
+    async def scene(word: str) -> list[str]:
+        replies = await asyncio.gather(*(stub.Unary(Request(message=f"{word}{n}"), timeout=5.0) for n in range(8)))
+        return [reply.message for reply in replies]
+
+    stop = threading.Event()
+    failures: list[BaseException] = []
+
+    def hammer() -> None:
+        while not stop.is_set():
+            try:
+                assert blocking.Unary(Request(message="m"), timeout=5.0).message == "m"
+            except BaseException as failure:
+                failures.append(failure)
+
+    thread = threading.Thread(target=hammer)
+    thread.start()
+    try:
+        for run in (asyncio.run, uvloop.run, asyncio.run, uvloop.run):
+            assert run(scene("w")) == [f"w{n}" for n in range(8)]
+    finally:
+        stop.set()
+        thread.join(10.0)
+    assert failures == []

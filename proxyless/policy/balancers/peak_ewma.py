@@ -4,12 +4,10 @@ What an endpoint costs is a moving average of its latency that believes a rise a
 times what is under way there. So a slow replica loses its traffic at its first slow answer, long before it fails,
 and gets it back as it recovers (Finagle's `PeakEwma`, Linkerd's and tower's `peak_ewma`).
 
-Three things are as in Finagle and Linkerd, one is not. An endpoint that has never answered costs nothing until it is
-asked, and very much from then until it answers: a newcomer is probed with one call. A failure costs at least
-`failurePenalty`, or what the server asks for by `grpc-retry-pushback-ms`: errors are quick, and would draw traffic
-(Linkerd's load biaser). While nobody asks it, its cost decays, and so it is tried again. But where Finagle decays the
-average each time it is read, it is read here without being changed, so that a pick needs no lock; what it decays
-by is the time since the last answer either way.
+An endpoint that has never answered costs nothing until it is asked, and very much from then until it answers: a
+newcomer is probed with one call. A failure costs at least `failurePenalty`, or what the server asks for by
+`grpc-retry-pushback-ms`: errors are quick, and would draw traffic (Linkerd's load biaser). The average decays with
+time, and each time it is read: so one that nobody asks any more is tried again after a while.
 """
 
 from __future__ import annotations
@@ -34,17 +32,26 @@ PENALIZED = SERVER_ERRORS | {Code.RESOURCE_EXHAUSTED}
 
 
 class Latency:
-    """The moving average of one node; `default` is what it is taken for before its first answer, 0 for a probe."""
+    """The moving average of one node; `default` is what it is taken for before its first answer, 0 for a probe.
 
-    __slots__ = ("_decay", "_default", "_penalty", "cost", "stamp")
+    Picks read it without a lock while answers change it under one. Average and instant are one tuple, so that nobody
+    sees the one without the other; the worst that can happen is that a pick in just that microsecond undoes an
+    answer, and the next one says it again.
+    """
+
+    __slots__ = ("_decay", "_known", "_penalty")
 
     reads_trailers = False
 
     def __init__(self, decay: float, penalty: float, default: float = 0.0, now: float = 0.0) -> None:
         self._decay = decay
         self._penalty = penalty
-        self.cost = self._default = default
-        self.stamp = now
+        self._known = (default, now)
+
+    @property
+    def cost(self) -> float:
+        """Seconds, as of the last look."""
+        return self._known[0]
 
     def configure(self, decay: float, penalty: float) -> None:
         """Go by edited settings; what was learnt is kept."""
@@ -55,7 +62,7 @@ class Latency:
         if seconds is None:
             return  # a stream's end; it answered long ago
         if result.code == Code.CANCELLED:
-            if seconds > self.cost:
+            if seconds > self.expected(now):
                 self.answered(seconds, now)
             return
         if result.code in PENALIZED:
@@ -64,16 +71,19 @@ class Latency:
 
     def answered(self, seconds: float, now: float) -> None:
         """cost = max(seconds, …) at a rise; else weighed by exp(-(time since the last answer) / decay)."""
-        if seconds >= self.cost:
-            self.cost = seconds
-        else:
-            kept = exp(min(0.0, self.stamp - now) / self._decay)
-            self.cost = self.cost * kept + seconds * (1.0 - kept)
-        self.stamp = now
+        cost, stamp = self._known
+        if seconds < cost:
+            kept = exp(min(0.0, stamp - now) / self._decay)
+            seconds = cost * kept + seconds * (1.0 - kept)
+        self._known = (seconds, now)
 
     def expected(self, now: float) -> float:
-        """Seconds: what it would take, as far as is known. Decays while nobody answers, so that it is tried again."""
-        return self.cost * exp(min(0.0, self.stamp - now) / self._decay)
+        """Seconds: what it would take, as far as is known. To look is to observe 0 (Finagle `observe(0.0)`)."""
+        cost, stamp = self._known
+        if cost and now > stamp:
+            cost *= exp((stamp - now) / self._decay)
+            self._known = (cost, now)
+        return cost
 
 
 def load(cost: float, under_way: int, weight: int = 1) -> float:
