@@ -13,18 +13,27 @@ _NONE = ("ProxyTracerProvider", "NoOpTracerProvider", "_ProxyMeterProvider", "No
 """What the API hands out while nobody has set a provider, and what somebody sets who wants none."""
 
 
-def tracer_provider() -> Any:
-    """The process's own, or None while there is none."""
-    return _own("opentelemetry.trace", "get_tracer_provider")
+def tracer_provider(given: Any) -> Any:
+    """The one that was given, else the process's own; None while there is none, and where one does nothing."""
+    return _real(_own("opentelemetry.trace", "get_tracer_provider") if given is None else given)
 
 
-def meter_provider() -> Any:
-    """The process's own, or None while there is none."""
-    return _own("opentelemetry.metrics", "get_meter_provider")
+def meter_provider(given: Any) -> Any:
+    """The one that was given, else the process's own; None while there is none, and where one does nothing."""
+    return _real(_own("opentelemetry.metrics", "get_meter_provider") if given is None else given)
 
 
 def _own(module: str, getter: str) -> Any:
     # Without an attribute of that name it is still being imported, by another thread.
     get = getattr(sys.modules.get(module), getter, None)
-    provider = get() if get is not None else None
+    return get() if get is not None else None
+
+
+def _real(provider: Any) -> Any:
     return None if type(provider).__name__ in _NONE else provider
+
+
+def does_nothing(instrumentation: Any) -> bool:
+    """Whether a provider has handed out a meter or tracer that keeps nothing, as the SDK does where
+    `OTEL_SDK_DISABLED` says so."""
+    return type(instrumentation).__name__ in ("NoOpMeter", "NoOpTracer")

@@ -20,7 +20,7 @@ from opentelemetry import trace
 from opentelemetry.context import Context
 from opentelemetry.trace import NonRecordingSpan, Span, SpanContext, SpanKind, TraceFlags
 
-from proxyless.otel import names
+from proxyless.otel import names, providers
 from proxyless.otel.propagation import traceparent
 
 LOW = (1 << 64) - 1
@@ -34,6 +34,7 @@ class Tracer:
 
     def __init__(self, provider: Any) -> None:
         self._tracer = provider.get_tracer(names.SCOPE, names.version(), schema_url=names.SCHEMA)
+        self.does_nothing = providers.does_nothing(self._tracer)
         sampler, ids = getattr(self._tracer, "sampler", None), getattr(self._tracer, "id_generator", None)
         self._asks_first = hasattr(sampler, "should_sample") and hasattr(ids, "generate_trace_id")
         self._sampler: Any = sampler

@@ -39,7 +39,8 @@ class Store:
 
     def __init__(self, meter: Any) -> None:
         self._meter = meter
-        self._lock = threading.Lock()
+        self._lock = threading.RLock()
+        """Re-entrant: a call that the garbage collector ends may end in the thread that holds it."""
         self._draining = threading.Lock()
         self._series: dict[Metric, dict[Any, list[Any]]] = {}
         self._feeds: dict[Metric, Feed] = {}
@@ -156,7 +157,7 @@ class Store:
 
     def renew(self) -> None:
         """In a forked child: what the parent's calls left is the parent's to report, and its locks may be held."""
-        self._lock = threading.Lock()
+        self._lock = threading.RLock()
         self._draining = threading.Lock()
         for known in self._series.values():
             for values in known.values():

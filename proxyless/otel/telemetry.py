@@ -60,8 +60,7 @@ class Telemetry:
 
     def look(self) -> None:
         """Find the providers, if there are any that we don't know yet, and watch calls for them."""
-        tracers = self._given[0] or providers.tracer_provider()
-        meters = self._given[1] or providers.meter_provider()
+        tracers, meters = providers.tracer_provider(self._given[0]), providers.meter_provider(self._given[1])
         if tracers is self._tracer_provider and meters is self._meter_provider:
             return
         with self._lock:
@@ -95,6 +94,8 @@ class Telemetry:
         from proxyless.otel.calls import Paths
 
         store = _store_of(provider)
+        if store is None:
+            return
         paths = Paths(store, self._drain_soon)
         if self._store is not None:
             self._store.leave(self)
@@ -108,7 +109,8 @@ class Telemetry:
         from proxyless.otel.sampling import Tracer
         from proxyless.otel.tracing import Tracing
 
-        self._tracing = Tracing(Tracer(provider), self._later)
+        tracer = Tracer(provider)
+        self._tracing = None if tracer.does_nothing else Tracing(tracer, self._later)
 
     def _watch_calls(self) -> None:
         from proxyless.otel.calls import Measured, Seen
@@ -120,7 +122,10 @@ class Telemetry:
             seen = measured(rpc)  # type: ignore[misc]
             return seen if recorded is None else Seen(seen, recorded)
 
-        self._begin = begin = both if tracing is not None and measured is not None else tracing or measured
+        begin = both if tracing is not None and measured is not None else tracing or measured
+        if begin is None:
+            return
+        self._begin = begin
         before, self._stop = self._stop, self._watch(begin)
         before()
 
@@ -180,7 +185,8 @@ class Telemetry:
 
     def renew(self) -> None:
         """In a forked child: what was not handed over is the parent's to tell."""
-        self._lock = threading.Lock()
+        global _STORES_LOCK
+        _STORES_LOCK, self._lock = threading.Lock(), threading.Lock()
         self._draining = False
         self._early = []
         if self._store is not None:
@@ -210,11 +216,14 @@ def _named(service: str, subset: str) -> dict[str, str]:
     return {names.SERVICE: service, names.SUBSET: subset} if subset else {names.SERVICE: service}
 
 
-def _store_of(provider: Any) -> Store:
+def _store_of(provider: Any) -> Store | None:
     from proxyless.otel.store import Store
 
     with _STORES_LOCK:
         store = _STORES.get(provider)
         if store is None:
-            store = _STORES[provider] = Store(provider.get_meter(names.SCOPE, names.version(), schema_url=names.SCHEMA))
+            meter = provider.get_meter(names.SCOPE, names.version(), schema_url=names.SCHEMA)
+            if providers.does_nothing(meter):
+                return None
+            store = _STORES[provider] = Store(meter)
         return store

@@ -8,6 +8,8 @@ import textwrap
 import threading
 
 import pytest
+from opentelemetry.metrics import NoOpMeterProvider
+from opentelemetry.trace import NoOpTracerProvider
 
 import proxyless
 from proxyless.otel.store import BATCH
@@ -96,6 +98,22 @@ def test_without_an_sdk_nothing_stands_in_the_way(net: Net) -> None:
     channel = net.channel()
     echo_pb2_grpc.EchoStub(channel).Unary(Request())
     assert channel.entry is ENTRY  # type: ignore[attr-defined]
+
+
+def test_providers_that_do_nothing_leave_calls_alone(net: Net, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Given so, or because the environment has disabled the SDK."""
+    net.server()
+    monkeypatch.setenv("OTEL_SDK_DISABLED", "true")
+    disabled = Telling()
+    for given in (
+        {"meter_provider": NoOpMeterProvider(), "tracer_provider": NoOpTracerProvider()},
+        disabled.both,
+    ):
+        with proxyless.connect(net.source, **given) as mesh:
+            channel = mesh.channel("echo")
+            echo_pb2_grpc.EchoStub(channel).Unary(Request())
+            assert channel.entry is ENTRY
+    disabled.close()
 
 
 PROGRAM = """
