@@ -7,7 +7,9 @@ from the nodes that have failed this call ("previous_hosts").
 from __future__ import annotations
 
 from proxyless.model.codes import Code
-from proxyless.policy.backoff import next_delay, pushback
+from proxyless.policy.backoff import next_delay
+from proxyless.policy.idempotent import is_idempotent
+from proxyless.policy.pushback import pushback
 from proxyless.script import Outcome, Rpc, Script, Service, sleep
 
 
@@ -17,7 +19,7 @@ def retry(rpc: Rpc, next: Service) -> Script[Outcome]:
     policy = planned.retry
     destination = rpc.cluster.state
     began, limit, metadata = rpc.now, rpc.deadline, rpc.metadata
-    failed = 0
+    failed = told = 0
     retrying = False
     if rpc.replay is not None:
         rpc.replay.keep()
@@ -43,14 +45,15 @@ def retry(rpc: Rpc, next: Service) -> Script[Outcome]:
             # Of a stream of requests all that was read must be there still, except where nothing of it was sent.
             if outcome.committed or not (outcome.unsent or rpc.replayable):
                 return outcome
-            delay = next_delay(
-                policy.backoff.base, policy.backoff.max, policy.attempts, failed, rpc.now - began, rpc.rng
-            )
+            if policy.idempotent_only and not _harmless(outcome, rpc.method):
+                return outcome
+            elapsed, backoff = rpc.now - began, policy.backoff
+            delay = next_delay(backoff.base, backoff.max, policy.attempts, failed, elapsed, rpc.rng, told)
             pushed = pushback(outcome.trailers)
             if delay is None or (pushed is not None and pushed < 0):
                 return outcome
             if pushed is not None:
-                delay = pushed
+                delay, told = pushed, failed
             # No time left for another attempt; the budget is asked last, so that nobody pays for nothing.
             if limit is not None and rpc.now + delay >= limit:
                 return outcome
@@ -67,3 +70,8 @@ def retry(rpc: Rpc, next: Service) -> Script[Outcome]:
     finally:
         if retrying:
             destination.retried()
+
+
+def _harmless(outcome: Outcome, method: str) -> bool:
+    """Whether the method may be made twice, or was not made at all."""
+    return outcome.unsent or outcome.unseen or is_idempotent(method)

@@ -158,7 +158,12 @@ class Backoff:
 
 @dataclass(frozen=True, slots=True)
 class RetryPolicy(Checked):
-    """Whether a failed attempt is tried again. `attempts` counts retries after the first try; 0 is off."""
+    """Whether a failed attempt is tried again. `attempts` counts retries after the first try; 0 is off.
+
+    `per_try_timeout` bounds each attempt within the call's own time. `idempotent_only`: only methods whose .proto
+    says `idempotency_level` NO_SIDE_EFFECTS or IDEMPOTENT, and what never reached a server. `previous_hosts`: a
+    retry keeps away from endpoints that have failed this call, while there are others.
+    """
 
     __pydantic_config__ = STRICT
     attempts: Annotated[int, Between(0, 10)] = 2

@@ -33,26 +33,18 @@ class Turn:
 
 
 def next_delay(
-    base: float, longest: float, attempts: int, failed: int, elapsed: float, rng: Callable[[], float]
+    base: float,
+    longest: float,
+    attempts: int,
+    failed: int,
+    elapsed: float,
+    rng: Callable[[], float],
+    told: int = 0,
 ) -> float | None:
-    """Seconds to wait after `failed` attempts, or None when that was the last."""
-    stop, wait = strategies(base, longest, attempts)
-    turn = Turn(failed, elapsed)
-    return None if stop(turn) else rng() * wait(turn)
+    """Seconds to wait after `failed` attempts, or None when that was the last.
 
-
-def pushback(trailers: Any) -> float | None:
-    """What the server says of retries: seconds to wait, a negative number for never, None if it says nothing.
-
-    "If the value for pushback is negative or unparseable, then it will be seen as the server asking the
-    client not to retry at all." - gRFC A6
+    `told`: how many of them had failed when the server last said how long to wait; from there the range grows
+    anew ("the backoff is reset to the initial one" - gRFC A6).
     """
-    for key, value in trailers or ():
-        if key == "grpc-retry-pushback-ms":
-            try:
-                milliseconds = int(value)
-            except (TypeError, ValueError):
-                return -1.0
-            # int32 at most: a server can't park a caller for three hundred years
-            return milliseconds / 1000 if 0 <= milliseconds < 2**31 else -1.0
-    return None
+    stop, wait = strategies(base, longest, attempts)
+    return None if stop(Turn(failed, elapsed)) else rng() * wait(Turn(failed - told, elapsed))

@@ -187,3 +187,40 @@ def test_a_retry_keeps_away_from_an_ejected_node_even_where_it_has_tried_the_oth
     effects, outcome = play(ENTRY, rpc(snapshot), b=[UNAVAILABLE, OK])
     assert [effect for effect in effects if effect.startswith("send")] == ["send b", "send b"]
     assert outcome is OK
+
+
+def test_a_server_may_say_when_in_the_details_of_its_status() -> None:
+    """`google.rpc.RetryInfo`, as protobuf serializes it: a Status with one detail, whose delay is 1.5 s."""
+    delay = b"\x0a\x08\x08\x01\x10\x80\xca\xb5\xee\x01"
+    detail = b"\x0a\x28type.googleapis.com/google.rpc.RetryInfo\x12\x0a" + delay
+    busy = Outcome(Code.UNAVAILABLE, trailers=(("grpc-status-details-bin", b"\x08\x0e\x1a\x36" + detail),))
+    assert play(ENTRY, rpc(retrying("attempts: 2").snapshot()), a=busy)[0] == ["send a", "sleep 1.5", "send b"]
+
+
+def test_with_idempotent_only_what_may_have_been_done_is_not_made_twice() -> None:
+    """A method that promises nothing is tried again where no server saw it, and nowhere else."""
+    unseen = Outcome(Code.UNAVAILABLE, "GOAWAY received", unseen=True)
+    for method, answer, tries in (
+        ("/shop.Products/Buy", UNAVAILABLE, 1),
+        ("/shop.Products/Buy", UNREACHABLE, 2),
+        ("/shop.Products/Buy", unseen, 2),
+        (declared("Look", 1), UNAVAILABLE, 2),
+        (declared("Put", 2), UNAVAILABLE, 2),
+        (declared("Buy", 0), UNAVAILABLE, 1),
+    ):
+        snapshot = retrying("attempts: 1, on: [unavailable, connect-failure], idempotentOnly: true").snapshot()
+        effects, _ = play(ENTRY, rpc(snapshot, method=method), a=answer)
+        assert sum(effect.startswith("send") for effect in effects) == tries, method
+
+
+def declared(name: str, level: int) -> str:
+    """A method whose .proto says `option idempotency_level`, as generated code makes it known."""
+    from google.protobuf import descriptor_pb2, descriptor_pool
+
+    file = descriptor_pb2.FileDescriptorProto(name=f"retry_{name}.proto", package=f"retry_{name.lower()}")
+    file.message_type.add(name="Nothing")
+    message = f".retry_{name.lower()}.Nothing"
+    method = file.service.add(name="S").method.add(name=name, input_type=message, output_type=message)
+    method.options.idempotency_level = level
+    descriptor_pool.Default().AddSerializedFile(file.SerializeToString())
+    return f"/retry_{name.lower()}.S/{name}"

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from proxyless.policy.backoff import next_delay, pushback
+from proxyless.policy.backoff import next_delay
 
 LAST = nextafter(1.0, 0.0)
 
@@ -48,23 +48,10 @@ def test_no_wait_is_longer_than_its_range(base: float, more: float, attempts: in
         assert 0 <= delay <= min(base * 2 ** (failed - 1), base + more)
 
 
-@pytest.mark.parametrize(
-    ("trailers", "says"),
-    [
-        ((), None),
-        (None, None),
-        ((("x", "1"),), None),
-        ((("grpc-retry-pushback-ms", "0"),), 0.0),
-        ((("grpc-retry-pushback-ms", "250"),), 0.25),
-        ((("x", "1"), ("grpc-retry-pushback-ms", "2147483647")), 2147483.647),
-        ((("grpc-retry-pushback-ms", "2147483648"),), -1.0),
-        ((("grpc-retry-pushback-ms", "-1"),), -1.0),
-        ((("grpc-retry-pushback-ms", "soon"),), -1.0),
-        ((("grpc-retry-pushback-ms", ""),), -1.0),
-    ],
-)
-def test_a_server_says_when_to_come_back_or_never(
-    trailers: tuple[tuple[str, str], ...] | None, says: float | None
-) -> None:
-    """ "negative or unparseable … not to retry at all" - gRFC A6; more than an int32 is unparseable."""
-    assert pushback(trailers) == says
+def test_after_a_server_has_said_when_the_ranges_begin_anew() -> None:
+    """ "after a pushback the backoff starts again at initial" (vector java-pushback-resets-backoff)."""
+    assert [next_delay(0.1, 0.7, 9, failed, 0.0, lambda: 0.5, told) for failed, told in ((1, 0), (4, 3), (5, 3))] == [
+        0.05,
+        0.05,
+        0.1,
+    ]

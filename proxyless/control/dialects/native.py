@@ -28,8 +28,6 @@ LANGUAGE = "proxyless/v1"
 NOT_YET = (
     ("routes", 0, "hedge"),
     ("routes", 0, "mirror"),
-    ("routes", 0, "retry", "idempotentOnly"),
-    ("defaults", "retry", "idempotentOnly"),
 )
 """What the language has and this version does not do: refused, so that nobody believes it is in effect.
 0 stands for any index; a path also counts where `trafficPolicy` stands deeper (subsets, defaults)."""
