@@ -53,6 +53,10 @@ class Continued:
         """The multicallable, whichever node was picked: there is one."""
         return self._native
 
+    def within(self, _scope: Any, _rpc: Any) -> Any:
+        """The same within a scope: how the wrapped channel makes a blocking call is not ours to change."""
+        return self._native
+
     def __call__(
         self, request: Any, timeout: Any, metadata: Any, credentials: Any, _ready: Any, compression: Any
     ) -> Any:

@@ -10,6 +10,7 @@ import asyncio
 import threading
 from typing import TYPE_CHECKING, Any
 
+from proxyless.context import SCOPE
 from proxyless.errors import MeshRpcError
 from proxyless.model.codes import Code
 from proxyless.model.snapshot import Snapshot
@@ -27,10 +28,13 @@ def block_for_news(channel: MeshChannel, effect: Wait) -> Snapshot | None:
     """Block until there is a newer snapshot, or until the instant the effect names."""
     published = threading.Event()
     channel.slot.subscribe(published.set)
+    scope = SCOPE.get()
+    if scope is not None:
+        scope.join(published, threading.Event.set)
     try:
         while channel.slot.current.version <= effect.version:
             left = LOOK if effect.until is None else effect.until - channel.clock()
-            if left <= 0:
+            if left <= 0 or (scope is not None and scope.gone):
                 return None
             if channel.closed:
                 raise MeshRpcError(Code.CANCELLED, "closed", "Channel closed!")

@@ -63,8 +63,8 @@ class MeshChannel(grpc.Channel):
     def began(self, call: Any) -> None:
         """A call has begun that its caller holds (a future, a stream): closing the channel will end it.
 
-        So will the caller of the incoming call that it is made for, by going away. A blocking call can't be
-        ended by anybody, for grpcio gives no handle on it: it only makes no further attempt then.
+        So will the caller of the incoming call that it is made for, by going away (of blocking calls:
+        `sync_scoped.py`).
         """
         self._calls.add(call)
         if self._closed:

@@ -13,8 +13,9 @@ from proxyless.channel import wire
 from proxyless.channel.news import block_for_news
 from proxyless.channel.requests import Requests
 from proxyless.channel.sync_future import CallFuture
+from proxyless.channel.sync_scoped import pause
 from proxyless.channel.wires import SyncWires
-from proxyless.context import caller_has_gone
+from proxyless.context import SCOPE, caller_has_gone
 from proxyless.errors import MeshRpcError
 from proxyless.model.codes import Code
 from proxyless.script import OK, Outcome, Rpc, Send, Sleep
@@ -79,13 +80,14 @@ class _UnaryResponse:
         """Perform the script's effects here and now, one after the other."""
         channel = self._channel
         script = channel.entry(rpc)
+        scope = SCOPE.get()
         response = None
         reply: Any = None
         try:
             while True:
                 effect = script.send(reply)
                 if effect.__class__ is Send:
-                    native = self._wires.of(rpc)
+                    native = self._wires.of(rpc) if scope is None else self._wires.within(scope, rpc)
                     reports = wire.reads_trailers(rpc)
                     if with_call or reports:
                         native = native.with_call
@@ -101,7 +103,7 @@ class _UnaryResponse:
                         reply = wire.failure(error)
                         reply.committed = caller_has_gone()  # nobody waits for another attempt
                 elif effect.__class__ is Sleep:
-                    channel.pause(effect.seconds)
+                    channel.pause(effect.seconds) if scope is None else pause(scope, effect.seconds)
                     reply = None
                     _unless_forsaken(rpc)
                 else:

@@ -13,6 +13,8 @@ from typing import Any
 from proxyless.channel.aio_requests import AioFeeding
 from proxyless.channel.requests import Feeding, serializing
 from proxyless.channel.subchannel import Profile, Subchannels
+from proxyless.channel.sync_scoped import ScopedStream, ScopedUnary, in_one_thread
+from proxyless.context import Scope
 from proxyless.model.snapshot import NodeState
 from proxyless.script import Rpc
 
@@ -26,7 +28,7 @@ def _native(arity: str, signature: tuple[Any, ...]) -> tuple[Any, ...]:
 class SyncWires:
     """For threads."""
 
-    __slots__ = ("_arity", "_known", "_native_signature", "_profile", "_subchannels", "signature")
+    __slots__ = ("_arity", "_known", "_native_signature", "_profile", "_streams", "_subchannels", "signature")
 
     def __init__(self, arity: str, signature: tuple[Any, ...], profile: Profile, subchannels: Subchannels) -> None:
         self._arity = arity
@@ -36,6 +38,8 @@ class SyncWires:
         self._subchannels = subchannels
         # One reference, for threads read it without a lock: the generation and what was made in it.
         self._known: tuple[int, dict[NodeState, Any]] = (subchannels.generation, {})
+        self._streams: SyncWires | None = None
+        """The same method as a response stream, for calls within a scope; made when there is the first."""
 
     def of(self, rpc: Rpc) -> Any:
         """The native multicallable for the node that `rpc` goes to."""
@@ -51,6 +55,16 @@ class SyncWires:
                 native = Feeding(native)
             by_node[rpc.node] = native
         return native
+
+    def within(self, scope: Scope, rpc: Rpc) -> Any:
+        """The same for a call with one response that ends when the scope's caller goes."""
+        if self._arity == "stream_unary":
+            return ScopedStream(self.of(rpc), scope)
+        streams = self._streams
+        if streams is None:
+            profile = in_one_thread(self._profile)
+            streams = self._streams = SyncWires("unary_stream", self.signature, profile, self._subchannels)
+        return ScopedUnary(streams.of(rpc), scope)
 
 
 class AioWires:

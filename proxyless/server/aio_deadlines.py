@@ -39,7 +39,7 @@ def aio_server_interceptor(*, reserve: float = 0.0) -> grpc.aio.ServerIntercepto
 
     When the caller goes, grpc.aio cancels the handler's task, and with it the call that it awaits; all other
     calls that the handler has made, in whichever task, are cancelled when that task has ended. For handlers
-    that are no coroutines, what `server_interceptor` says of blocking calls holds here, too.
+    that are no coroutines, what `server_interceptor` says holds here, too.
     """
     return AioDeadlineInterceptor(checked(reserve))
 

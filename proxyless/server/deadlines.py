@@ -42,10 +42,10 @@ def server_interceptor(*, reserve: float = 0.0) -> grpc.ServerInterceptor:
     for the way back. A call that has expired by the time its turn comes is refused with DEADLINE_EXCEEDED.
     Metadata named with `proxyless.propagate` goes on to the calls that the handler makes.
 
-    When the caller goes, the streams and futures that the handler has under way are cancelled. A *blocking*
-    call that waits for its answer can't be: grpcio gives no handle on it. It ends with its own deadline, no
-    later than the caller's, and is not retried; every later call of the handler is refused at once
-    (`deadline`), unless it stands inside `proxyless.shield()`.
+    When the caller goes, the calls that the handler has under way through mesh channels are cancelled: streams,
+    futures, and the blocking call that it waits in (CANCELLED). Every later one is refused at once (`deadline`),
+    unless it stands inside `proxyless.shield()`. Where the mesh is a plain interceptor of a channel of grpcio's,
+    a blocking call can't be cancelled: it ends with its own deadline, no later than the caller's.
     """
     return DeadlineInterceptor(checked(reserve))
 

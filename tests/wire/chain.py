@@ -20,6 +20,7 @@ import grpc
 import pytest
 
 import proxyless
+from proxyless.context import caller_has_gone
 from tests.wire.echo import dead_address, eventually
 
 THREADS, ASYNCIO, BOTH = "threads", "asyncio", "threads in asyncio"
@@ -40,7 +41,7 @@ each_kind = pytest.mark.parametrize("kinds", KINDS, ids="-".join)
 STREAMING = [(THREADS, THREADS, THREADS), (ASYNCIO, ASYNCIO, ASYNCIO), (ASYNCIO, THREADS, ASYNCIO)]
 each_streaming = pytest.mark.parametrize("kinds", [*STREAMING, (THREADS, ASYNCIO, THREADS)], ids="-".join)
 
-_ARITY = {"Go": "unary_unary", "Watch": "unary_stream"}
+_ARITY = {"Go": "unary_unary", "Watch": "unary_stream", "Take": "stream_unary"}
 
 
 class Visit(NamedTuple):
@@ -82,11 +83,12 @@ class Hop:
             with self._lock:
                 self.running -= 1
 
-    def handlers(self, go: Any, watch: Any) -> Any:
+    def handlers(self, go: Any, watch: Any, take: Any) -> Any:
         """For a server."""
         methods: dict[str, Any] = {
             "Go": grpc.unary_unary_rpc_method_handler(go),
             "Watch": grpc.unary_stream_rpc_method_handler(watch),
+            "Take": grpc.stream_unary_rpc_method_handler(take),
         }
         return (grpc.method_handlers_generic_handler("chain.Chain", methods),)
 
@@ -99,13 +101,18 @@ class OnThreads(Hop):
             if self.instead is not None:
                 return self.instead(request, context)  # type: ignore[no-any-return]
             if request == WAIT and self.name == "c":
-                self.chain.over.wait(10.0)
+                while not self.chain.over.wait(0.002) and not caller_has_gone():
+                    pass
             if request == LATE and self.name == "b":
                 eventually(lambda: proxyless.remaining() == 0.0)
             if self.following is None:
                 return b"done"
             answer: bytes = self.chain.to(self.following)(request, metadata=self.own_metadata)
             return answer
+
+    def take(self, requests: Iterator[bytes], context: Any) -> bytes:
+        *_, last = requests
+        return self.go(last, context)
 
     def watch(self, request: bytes, context: Any) -> Iterator[bytes]:
         with self.visited(context):
@@ -132,6 +139,10 @@ class OnAsyncio(Hop):
                 return b"done"
             answer: bytes = await self.chain.aio_to(self.following)(request, metadata=self.own_metadata)
             return answer
+
+    async def take(self, requests: AsyncIterator[bytes], context: Any) -> bytes:
+        last = [request async for request in requests][-1]
+        return await self.go(last, context)
 
     async def watch(self, request: bytes, context: Any) -> AsyncIterator[bytes]:
         with self.visited(context):
@@ -177,7 +188,7 @@ class Chain:
     def _serve(self, hop: Any, reserve: float) -> int:
         pool = futures.ThreadPoolExecutor(8)
         server = grpc.server(pool, interceptors=[proxyless.server_interceptor(reserve=reserve)])
-        server.add_generic_rpc_handlers(hop.handlers(hop.go, hop.watch))
+        server.add_generic_rpc_handlers(hop.handlers(hop.go, hop.watch, hop.take))
         port: int = server.add_insecure_port("127.0.0.1:0")
         server.start()
         self._stop += [lambda: server.stop(None).wait(), pool.shutdown]
@@ -186,7 +197,7 @@ class Chain:
     async def _serve_aio(self, hop: Any, reserve: float) -> int:
         pool = futures.ThreadPoolExecutor(8)
         server = grpc.aio.server(pool, interceptors=[proxyless.aio_server_interceptor(reserve=reserve)])
-        server.add_generic_rpc_handlers(hop.handlers(hop.go, hop.watch))
+        server.add_generic_rpc_handlers(hop.handlers(hop.go, hop.watch, hop.take))
         port: int = server.add_insecure_port("127.0.0.1:0")
         await server.start()
         self._stop += [lambda: self.on_loop(server.stop(None)), pool.shutdown]

@@ -15,13 +15,13 @@ import pytest
 
 from proxyless.protos import echo_pb2_grpc
 from tests.wire.echo import Reply, Request, eventually
-from tests.wire.ways import Net, either_way
+from tests.wire.ways import Net, scoped_too
 
 _HANG = Request(message="m", delay_ms=20_000)
 _SOON = Request(message="m", delay_ms=150)
 
 
-@either_way
+@scoped_too
 def test_with_call_gives_the_call_too(net: Net, way: str) -> None:
     """`with_call` gives the response and a finished call with its code and metadata."""
     net.server()
@@ -35,7 +35,7 @@ def test_with_call_gives_the_call_too(net: Net, way: str) -> None:
     assert call.time_remaining() is None
 
 
-@either_way
+@scoped_too
 def test_arguments_by_position(net: Net, way: str) -> None:
     """All arguments may be given by position, in grpcio's order, or by grpcio's names."""
     server = net.server()
@@ -54,7 +54,7 @@ def test_arguments_by_position(net: Net, way: str) -> None:
     assert all(("x-user", "ann") in seen.metadata for seen in server.seen[:6])
 
 
-@either_way
+@scoped_too
 def test_a_future_tells_how_far_it_is(net: Net, way: str) -> None:
     """A future is running and active with time remaining, then done; `result` waits as long as it is told."""
     net.server()
@@ -82,7 +82,7 @@ def test_a_future_tells_how_far_it_is(net: Net, way: str) -> None:
     assert net.stub(way).Unary.future(Request()).time_remaining() is None
 
 
-@either_way
+@scoped_too
 def test_a_failed_future(net: Net, way: str) -> None:
     """A failed future gives its error from `exception`, raises it from `result`, and has a traceback."""
     net.server()
@@ -98,7 +98,7 @@ def test_a_failed_future(net: Net, way: str) -> None:
     assert future.debug_error_string()
 
 
-@either_way
+@scoped_too
 def test_callbacks_are_called_once_with_the_future(net: Net, way: str) -> None:
     """Callbacks are called with the future when it is done; one that is added later is called at once."""
     net.server()
@@ -115,7 +115,7 @@ def test_callbacks_are_called_once_with_the_future(net: Net, way: str) -> None:
     assert not future.add_callback(over.set)
 
 
-@either_way
+@scoped_too
 def test_callbacks_keep_a_future_alive(net: Net, way: str) -> None:
     """A future that nobody holds but that has a callback is not abandoned."""
     server = net.server()
@@ -133,7 +133,7 @@ def test_callbacks_keep_a_future_alive(net: Net, way: str) -> None:
     assert not server.last().cancelled
 
 
-@either_way
+@scoped_too
 def test_a_callback_that_fails(net: Net, way: str, caplog: pytest.LogCaptureFixture) -> None:
     """A callback that raises is logged, and takes neither other callbacks nor later calls with it."""
     net.server()
@@ -149,7 +149,7 @@ def test_a_callback_that_fails(net: Net, way: str, caplog: pytest.LogCaptureFixt
     assert stub.Unary.future(Request(message="next")).result(timeout=5.0).message == "next"
 
 
-@either_way
+@scoped_too
 def test_a_callback_may_ask_from_another_thread(net: Net, way: str) -> None:
     """A callback is called without locks: it may wait for another thread that asks the same call."""
     net.server()
@@ -173,7 +173,7 @@ def test_a_callback_may_ask_from_another_thread(net: Net, way: str) -> None:
     assert codes == [grpc.StatusCode.OK, grpc.StatusCode.OK]
 
 
-@either_way
+@scoped_too
 def test_cancelling_a_future(net: Net, way: str) -> None:
     """A cancelled future is done at once, raises FutureCancelledError, and calls back from another thread."""
     server = net.server()
@@ -196,7 +196,7 @@ def test_cancelling_a_future(net: Net, way: str) -> None:
     assert server.last().over.wait(2.0)
 
 
-@either_way
+@scoped_too
 def test_cancelling_before_anything_was_sent(net: Net, way: str) -> None:
     """A future can be cancelled while its endpoint is still being connected to, or can't be."""
     net.endpoints("127.0.0.1:9")
@@ -214,7 +214,7 @@ def _wrong(_: Any) -> Any:
     raise ValueError("not what was expected")
 
 
-@either_way
+@scoped_too
 def test_a_request_that_can_not_be_serialized(net: Net, way: str) -> None:
     """A request that can't be serialized fails the call with INTERNAL before it is made, and frees its node."""
     server = net.server()
@@ -233,7 +233,7 @@ def test_a_request_that_can_not_be_serialized(net: Net, way: str) -> None:
     assert server.seen == []
 
 
-@either_way
+@scoped_too
 def test_a_response_that_can_not_be_read(net: Net, way: str) -> None:
     """A response that can't be deserialized fails the call with INTERNAL, whatever the arity."""
     net.server()
@@ -252,7 +252,7 @@ def test_a_response_that_can_not_be_read(net: Net, way: str) -> None:
         assert raised.value.details() == "Exception deserializing response!"
 
 
-@either_way
+@scoped_too
 def test_without_serializers_bytes_are_bytes(net: Net, way: str) -> None:
     """A multicallable without serializers takes and gives bytes."""
     net.server()
@@ -261,7 +261,7 @@ def test_without_serializers_bytes_are_bytes(net: Net, way: str) -> None:
     assert Reply.FromString(raw).message == "m"
 
 
-@either_way
+@scoped_too
 def test_requests_that_fail(net: Net, way: str) -> None:
     """An exception in the caller's request iterator ends the call with UNKNOWN."""
     net.server()
@@ -280,7 +280,7 @@ def test_requests_that_fail(net: Net, way: str) -> None:
     assert raised.value.code() is grpc.StatusCode.UNKNOWN
 
 
-@either_way
+@scoped_too
 def test_a_signal_interrupts_a_blocking_call(net: Net, way: str) -> None:
     """An exception from a signal handler (Ctrl-C) leaves a blocking call at once, and nothing stays engaged."""
     server = net.server()

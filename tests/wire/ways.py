@@ -18,6 +18,7 @@ import grpc
 import pytest
 
 import proxyless
+from proxyless.context import SCOPE, Scope
 from proxyless.protos import echo_pb2_grpc
 from tests.wire.echo import EchoServer, eventually
 
@@ -26,7 +27,11 @@ either_way = pytest.mark.parametrize("way", WAYS)
 
 # The mesh as plain interceptors of a channel of grpcio's own: one that leads nowhere, for protobuf knows where the
 # messages are; or, where protobuf knows nothing, one that leads to the server.
-any_way = pytest.mark.parametrize("way", [*WAYS, "interceptors", "interceptors, no protobuf"])
+any_way = pytest.mark.parametrize("way", [*WAYS, "interceptors", "interceptors, no protobuf", "in a scope"])
+
+# Blocking calls of a handler are made in another way than all others, and must not be told from them.
+scoped_too = pytest.mark.parametrize("way", [*WAYS, "in a scope"])
+OURS = ("mesh", "in a scope")
 NOWHERE = "127.0.0.1:1"
 
 
@@ -105,8 +110,11 @@ class Net:
     # -- channels
 
     def channel(self, way: str = "mesh", **settings: Any) -> grpc.Channel:
-        """A channel for threads."""
-        if way == "mesh":
+        """A channel for threads. In a scope, all calls of the test are made as a handler makes them."""
+        if way == "in a scope":
+            token = SCOPE.set(Scope())
+            self._closing.append(lambda: SCOPE.reset(token))
+        if way in OURS:
             channel = self.mesh.channel("echo", **settings)
         else:
             plain = self.mesh.interceptors("echo", **settings) if way != "grpcio" else []
@@ -120,7 +128,7 @@ class Net:
 
     def aio_channel(self, way: str = "mesh", **settings: Any) -> grpc.aio.Channel:
         """A channel for the running loop; who asks for it closes it."""
-        if way == "mesh":
+        if way in OURS:
             return self.mesh.aio_channel("echo", **settings)
         if way != "grpcio":
             settings["interceptors"] = self.mesh.aio_interceptors("echo", **settings)
