@@ -64,12 +64,20 @@ def forbid(pattern: re.Pattern[str], text: str) -> None:
 _UNCLOSED = "expected a closing quote for the text that begins here"
 
 
+_SIGNS = frozenset("{}[],:\"'#&*!|>%@`?-\\\t")
+
+
 def _expected(what: str, text: str, at: int) -> str:
-    """What was expected at `at`, and what stands there."""
+    """What was expected at `at`, and what stands there: a sign of the grammar, or only that it is something else.
+
+    Never the text itself: what breaks the grammar may be half of a value, and values may be secrets.
+    """
     if not text[at:].strip():
         return f"expected {what}, got the end of the text"
-    word = text[at : at + 20].split("\n", maxsplit=1)[0]
-    return f"expected {what}, got {quoted(word) if word else 'the end of the line'}"
+    sign = text[at]
+    if sign == "\n":
+        return f"expected {what}, got the end of the line"
+    return f"expected {what}, got {quoted(sign) if sign in _SIGNS else 'other text'}"
 
 
 # --- JSON ---
@@ -155,17 +163,16 @@ def yaml_events(text: str) -> Iterator[Event]:
         for event in events:
             line, reached = event.start_mark.line + 1, event.end_mark.index
             if isinstance(event, yaml.AliasEvent):
-                reason = f"aliases are not allowed, got {quoted(f'*{event.anchor}')}"
-                yield Event("refused", line, reason, hint="write the value out where it is needed")
+                hint = "write the value out where it is needed; put text that begins with * in quotes"
+                yield Event("refused", line, "aliases (*name) are not allowed", hint=hint)
                 yield Event("scalar", line, plain=True)
             elif isinstance(event, (yaml.ScalarEvent, yaml.CollectionStartEvent)):
                 if event.anchor is not None:
-                    reason = f"anchors are not allowed, got {quoted(f'&{event.anchor}')}"
-                    yield Event("refused", line, reason, hint="remove it")
+                    hint = "remove it; put text that begins with & in quotes"
+                    yield Event("refused", line, "anchors (&name) are not allowed", hint=hint)
                 if event.tag is not None:
-                    tag = event.tag.replace("tag:yaml.org,2002:", "!!")
-                    hint = "remove it; quotes keep a number as text"
-                    yield Event("refused", line, f"tags are not allowed, got {quoted(tag)}", hint=hint)
+                    hint = "remove it; quotes keep a number as text, and text that begins with ! as it is"
+                    yield Event("refused", line, "tags (!name) are not allowed", hint=hint)
                 if isinstance(event, yaml.ScalarEvent):
                     yield Event("scalar", line, event.value, plain=not event.style)  # None, or "" in libyaml
                 else:
@@ -178,7 +185,7 @@ def yaml_events(text: str) -> Iterator[Event]:
         raise _in_plain_words(text, error) from None
     except Exception as error:
         # PyYAML lets others out too, OverflowError for "\UFFFFFFFF" among them, which don't say where.
-        raise Malformed("YAML", text, reached, f"the parser gave up here: {quoted(str(error))}") from None
+        raise Malformed("YAML", text, reached, f"the parser gave up here ({type(error).__name__})") from None
 
 
 # What PyYAML or libyaml says ("context: problem", as a pattern), what was expected there, and the way out.
@@ -216,7 +223,7 @@ def _in_plain_words(text: str, error: yaml.MarkedYAMLError) -> Malformed:
         return Malformed("YAML", text, began, _UNCLOSED)
     if "simple key" in said:
         found = began  # the parser misses the colon only on a later line
-    reason, hint = f"the parser says {quoted(said)}", ""
+    reason, hint = "the parser can't make anything of what stands here", ""
     for pattern, what, way_out in _COMPLAINTS:
         if re.search(pattern, said):
             reason, hint = _expected(what, text, found), way_out

@@ -180,7 +180,7 @@ class _Tree:
         path = self._next_path()
         if not event.text.isascii() and _SURROGATE.search(event.text):
             # An escape may say so, but no encoder will take it: it would break whoever prints or sends it.
-            self._find(path, event.line, f"half a surrogate pair in {quoted(event.text)}", "write the whole pair")
+            self._find(path, event.line, "half a surrogate pair", "write the whole pair")
         if top is not None and isinstance(top.value, dict) and top.slot is None:
             top.slot = (*top.path, event.text)
             top.kept = event.text not in top.value
@@ -255,7 +255,7 @@ class _Tree:
 def _kind(value: Any) -> str:
     """What a value is, in words."""
     if isinstance(value, str):
-        return f"text ({quoted(value)})"
+        return "text"
     if isinstance(value, bool):
         return "a boolean"
     return "a mapping" if isinstance(value, dict) else "a list" if isinstance(value, list) else "a number"
