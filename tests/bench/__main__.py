@@ -12,7 +12,7 @@ from rich.console import Console
 from rich.table import Table
 
 from tests.agent import find_consul
-from tests.bench import calls, pick, servers, swap
+from tests.bench import calls, pick, ring, servers, swap
 
 
 def main() -> None:
@@ -20,7 +20,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--turns", type=int, default=12, help="how often each variant takes its turn")
     parser.add_argument("--calls", type=int, default=1600, help="calls per turn")
-    parser.add_argument("--only", choices=("calls", "swap", "pick"), help="one part alone")
+    parser.add_argument("--only", choices=("calls", "swap", "pick", "ring"), help="one part alone")
     given = parser.parse_args()
     console = Console()
     if given.only in (None, "calls"):
@@ -28,6 +28,10 @@ def main() -> None:
     if given.only in (None, "pick"):
         headings = ("balancer", "weights", "ns, 10 endpoints", "ns, 10,000 endpoints", "ratio")
         _print(console, "a pick", headings, pick.measure())
+    if given.only in (None, "ring"):
+        headings = ("a thousand endpoints", "ms of work", "ms beside calls", "slowest call, ms", "without it")
+        with servers.running() as addresses:
+            _print(console, "laying out where keys go, while calls are made", headings, ring.measure(addresses[0]))
     if given.only in (None, "swap"):
         _swap(console)
 

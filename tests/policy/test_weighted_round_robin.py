@@ -37,6 +37,13 @@ MINE = {
 """The rows of 05 about C-core's scheduler and reports; test_schedule.py has the others."""
 
 
+def stride(weights: Sequence[float]) -> Stride:
+    """A scheduler that begins at the beginning."""
+    made = Stride(weights, count().__next__)
+    assert made.ready(len(weights))
+    return made
+
+
 def report(app: float = 0.0, cpu: float = 0.0, qps: float = 0.0, eps: float = 0.0) -> bytes:
     """An OrcaLoadReport on the wire: doubles by their field numbers."""
     fields = ((1, cpu), (6, qps), (7, eps), (9, app))
@@ -81,7 +88,7 @@ def test_turns_are_those_of_c_core(row: Mapping[str, Any]) -> None:
         members, picker = reporting([None] * len(told["weights"]), START)
         assert picks(members, picker, 4 * len(members) or 1) == [4] * len(members)
     else:
-        turns = Stride(told["weights"], count().__next__)
+        turns = stride(told["weights"])
         found = [turns.next() for _ in range(told["picks"])]
         if "counts" in expect:
             counts = Counter(found)
@@ -94,7 +101,7 @@ def test_turns_are_those_of_c_core(row: Mapping[str, Any]) -> None:
 @given(st.lists(st.floats(0.001, 1e6), min_size=2, max_size=20))
 def test_shares_are_the_weights_between_their_bounds(weights: list[float]) -> None:
     """Whatever is above ten times the mean, or below a hundredth of it, counts as that much (C-core)."""
-    turns = Stride(weights, count().__next__)
+    turns = stride(weights)
     mean = sum(weights) / len(weights)
     capped = [min(max(one, 0.01 * mean), 10 * mean) for one in weights]
     number = 3000
@@ -184,11 +191,11 @@ def test_weights_are_renewed_once_a_period() -> None:
 
 
 def test_a_pick_looks_at_few_reports_however_many_there_are() -> None:
-    """A thousand endpoints are looked through by 125 picks, and the old weights hold until they have been."""
+    """A thousand endpoints are looked through by 125 picks and weighed by as many; the old weights hold until then."""
     members, picker = reporting([report(cpu=0.5, qps=100)] * 1000, START)
-    picks(members, picker, 1000 // AT_ONCE)
+    picks(members, picker, 2 * 1000 // AT_ONCE)
     members[0].feedback.observe(ended(report(cpu=0.5, qps=900)), 0.01, START + 1)  # type: ignore[union-attr]
-    assert picks(members, picker, 1000 // AT_ONCE - 1, START + 1)[0] <= 1
+    assert picks(members, picker, 2 * 1000 // AT_ONCE - 2, START + 1)[0] <= 1
     assert picks(members, picker, 10_000, START + 1)[0] > 80
 
 

@@ -100,7 +100,7 @@ class Bounded:
     random jump avoids the cascading overflow effect", arXiv 1908.08762), so that a hot key spills to the same few.
     """
 
-    __slots__ = ("_due", "_factor", "_nodes", "_parts", "_picker", "_refresh", "_under_way")
+    __slots__ = ("_due", "_factor", "_nodes", "_parts", "_picker", "_refresh", "_slots")
 
     def __init__(self, picker: Placing, nodes: Sequence[NodeState], weights: Sequence[int], factor: float) -> None:
         self._picker = picker
@@ -108,24 +108,28 @@ class Bounded:
         total = sum(weights)
         self._parts = {node: weight / total for node, weight in zip(nodes, weights, strict=True)}
         self._factor = factor
-        self._refresh = max(1, len(nodes) // 16)
+        self._refresh = max(4, len(nodes) // 16)
         """Picks between two counts of what is under way: a count costs as much as there are nodes, and in between
-        the mean can be wrong by a sixteenth of a call."""
+        the mean can be wrong by a sixteenth of a call (with few nodes, by four calls in all)."""
         self._due = 0
-        self._under_way = 0
+        self._slots = 0.0
 
     def pick(self, info: PickInfo) -> NodeState | None:
         if not self._nodes:
             return None
-        key = key_of(info)
+        key = info.hash
+        if key is None:
+            key = int(info.rng() * SPAN)
         node = self._picker.at(key)
         self._due -= 1
         if self._due < 0:
             self._due = self._refresh
-            self._under_way = sum(map(attrgetter("inflight"), self._nodes))
-        best, load = node, self._load(node)
-        if load <= 1.0:
+            under_way = sum(map(attrgetter("inflight"), self._nodes))
+            self._slots = ((under_way + 1) * self._factor + 99) // 100
+        # One call has room everywhere. Else "active <= ceil(slots * weight)", which needs no rounding up to be asked.
+        if node.inflight <= 1 or node.inflight < self._slots * self._parts[node] + 1.0:
             return node
+        best, load = node, self._load(node)
         for other in self._jumps(key):
             at_other = self._load(other)
             if at_other <= 1.0:
@@ -136,8 +140,7 @@ class Bounded:
 
     def _load(self, node: NodeState) -> float:
         """Calls under way there as a part of those allowed there (`hostOverloadFactor`)."""
-        slots = ((self._under_way + 1) * self._factor + 99) // 100
-        return node.inflight / max(1, ceil(slots * self._parts[node]))
+        return node.inflight / max(1, ceil(self._slots * self._parts[node]))
 
     def _jumps(self, key: int) -> Iterator[NodeState]:
         """Places that follow from `key`: as many as leave a chance of 1e-6 to find nobody below the cap."""

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from math import exp
+from typing import Any
 
 from proxyless.model.codes import SERVER_ERRORS, Code
 from proxyless.model.snapshot import NodeState, Picker, PickInfo, Result
@@ -39,13 +40,12 @@ class Latency:
     answer, and the next one says it again.
     """
 
-    __slots__ = ("_decay", "_known", "_penalty")
+    __slots__ = ("_decay", "_known", "_penalty", "_soon")
 
     reads_trailers = False
 
     def __init__(self, decay: float, penalty: float, default: float = 0.0, now: float = 0.0) -> None:
-        self._decay = decay
-        self._penalty = penalty
+        self.configure(decay, penalty)
         self._known = (default, now)
 
     @property
@@ -56,6 +56,7 @@ class Latency:
     def configure(self, decay: float, penalty: float) -> None:
         """Go by edited settings; what was learnt is kept."""
         self._decay, self._penalty = decay, penalty
+        self._soon = decay / 1000  # in which a thousandth is forgotten: not worth an exponential in every pick
 
     def observe(self, result: Result, seconds: float | None, now: float) -> None:
         """An answer came. One that was given up counts only if it had lasted longer than was expected anyway."""
@@ -80,7 +81,7 @@ class Latency:
     def expected(self, now: float) -> float:
         """Seconds: what it would take, as far as is known. To look is to observe 0 (Finagle `observe(0.0)`)."""
         cost, stamp = self._known
-        if cost and now > stamp:
+        if now > stamp + self._soon and cost:
             cost *= exp((stamp - now) / self._decay)
             self._known = (cost, now)
         return cost
@@ -109,7 +110,8 @@ def peak_ewma(
     """Build the picker. What was learnt of a node stays with the node, from swap to swap."""
     latencies = [_latency(node, policy) for node in nodes]
     if len(set(weights)) > 1:
-        return _Weighted(nodes, latencies, weights, random(nodes, weights, policy, rng))
+        members: Any = list(zip(nodes, latencies, weights, strict=True))
+        return _Weighted(random(members, weights, policy, rng))  # which draws whatever it is given
     return _Two(nodes, latencies)
 
 
@@ -136,33 +138,32 @@ class _Two:
         size = len(nodes)
         if size < 2:
             return nodes[0] if size else None
-        rng, now, latencies = info.rng, info.now, self._latencies
+        rng, now = info.rng, info.now
         one = int(rng() * size)
         two = int(rng() * (size - 1))
-        two += two >= one
+        if two >= one:
+            two += 1
         first, second = nodes[one], nodes[two]
-        if load(latencies[one].expected(now), first.inflight) <= load(latencies[two].expected(now), second.inflight):
-            return first
-        return second
+        cost, other = self._latencies[one].expected(now), self._latencies[two].expected(now)
+        if cost and other:  # `load` of both, for those who have answered before
+            return first if cost * (first.inflight + 1) <= other * (second.inflight + 1) else second
+        return first if load(cost, first.inflight) <= load(other, second.inflight) else second
 
 
 class _Weighted:
     """Drawn in proportion to weight, then judged by what is under way per weight."""
 
-    __slots__ = ("_draw", "_known")
+    __slots__ = ("_draw",)
 
-    def __init__(
-        self, nodes: Sequence[NodeState], latencies: Sequence[Latency], weights: Sequence[int], draw: Picker
-    ) -> None:
+    def __init__(self, draw: Any) -> None:
         self._draw = draw
-        self._known = dict(zip(nodes, zip(latencies, weights, strict=True), strict=True))
 
     def pick(self, info: PickInfo) -> NodeState | None:
-        first, second = self._draw.pick(info), self._draw.pick(info)
-        if first is None or second is None:
-            return first
-        now = info.now
-        (one, heavy), (two, light) = self._known[first], self._known[second]
-        if load(one.expected(now), first.inflight, heavy) <= load(two.expected(now), second.inflight, light):
-            return first
-        return second
+        draw, now = self._draw.pick, info.now
+        first, latency, weight = draw(info)
+        second, other, light = draw(info)
+        if first is second:
+            return first  # type: ignore[no-any-return]
+        if load(latency.expected(now), first.inflight, weight) <= load(other.expected(now), second.inflight, light):
+            return first  # type: ignore[no-any-return]
+        return second  # type: ignore[no-any-return]

@@ -16,6 +16,7 @@ from proxyless.policy.balancers.load_report import read, weight
 from proxyless.policy.balancers.round_robin import round_robin
 
 HEAVIEST = 65535
+HALF = HEAVIEST // 2
 """To what weights are scaled (C-core `kMaxWeight`)."""
 MOST, LEAST = 10.0, 0.01
 """Times the mean: no weight counts for more or less, so that a pick passes over ten at most on average
@@ -67,10 +68,12 @@ class Stride:
     picks for a given backend between different generations." Weights of 0 are unknown, and count as the mean.
     """
 
-    __slots__ = ("_least", "_mean", "_next", "_scale", "_top", "_weights")
+    __slots__ = ("_least", "_mean", "_next", "_raw", "_scale", "_top", "_weights")
 
     def __init__(self, weights: Sequence[float], next_: Callable[[], int]) -> None:
-        self._weights = weights
+        """`ready` has to be asked until it says so."""
+        self._raw = weights
+        self._weights: list[int] = []
         self._next = next_
         mean = sum(weights) / sum(map(bool, weights))
         self._top = min(max(weights), MOST * mean)
@@ -78,25 +81,34 @@ class Stride:
         self._mean = int(self._scale * mean + 0.5)
         self._least = max(1, int(self._mean * LEAST + 0.5))
 
+    def ready(self, most: int) -> bool:
+        """Scale up to `most` more weights to whole numbers; whether that was all of them."""
+        done = len(self._weights)
+        self._weights += [
+            max(int(min(raw, self._top) * self._scale + 0.5), self._least) if raw else self._mean
+            for raw in self._raw[done : done + most]
+        ]
+        return len(self._weights) == len(self._raw)
+
     def next(self) -> int:
         """The index of whose turn it is."""
-        weights, size = self._weights, len(self._weights)
+        weights, next_ = self._weights, self._next
+        size = len(weights)
         while True:
-            generation, index = divmod(self._next(), size)
-            raw = weights[index]
-            scaled = max(int(min(raw, self._top) * self._scale + 0.5), self._least) if raw else self._mean
-            if (scaled * generation + index * (HEAVIEST // 2)) % HEAVIEST >= HEAVIEST - scaled:
+            generation, index = divmod(next_(), size)
+            weight = weights[index]
+            if (weight * generation + index * HALF) % HEAVIEST + weight >= HEAVIEST:
                 return index
 
 
 class _Weighted:
     """Goes by the weights as they are renewed every `weightUpdatePeriod`, a few by each pick that falls into it.
 
-    Whoever takes the list of what has been looked at is the only one to add to it; taking it and putting it back
-    are one C call each, so threads need no lock.
+    Whoever takes the work that is being done is the only one to do some of it; taking it and putting it back are one
+    C call each, so threads need no lock.
     """
 
-    __slots__ = ("_due", "_next", "_nodes", "_policy", "_reports", "_seen", "_stride", "_turns")
+    __slots__ = ("_due", "_next", "_nodes", "_policy", "_reports", "_stride", "_turns", "_work")
 
     def __init__(
         self, nodes: Sequence[NodeState], reports: Sequence[Reports], policy: LoadBalancer, turns: Picker, start: int
@@ -106,12 +118,14 @@ class _Weighted:
         self._policy = policy
         self._turns = turns
         self._next = count(start).__next__
-        self._seen: list[list[float]] = [[]]
+        self._work: list[Stride | list[float]] = [[]]
         self._stride: Stride | None = None
         self._due = -inf
         newest = max((known.told_at for known in reports), default=-inf)
         if newest > -inf:  # an edit or a new endpoint: go on with what is known, as of the last report
-            self._go_by([self._weight(known, newest) for known in reports])
+            stride = self._by([self._weight(known, newest) for known in reports])
+            if stride is not None and stride.ready(len(reports)):
+                self._stride = stride
 
     def pick(self, info: PickInfo) -> NodeState | None:
         if info.now >= self._due:
@@ -121,22 +135,31 @@ class _Weighted:
 
     def _renew(self, now: float) -> None:
         try:
-            seen = self._seen.pop()
+            work = self._work.pop()
         except IndexError:
             return  # another thread is at it
-        seen += [self._weight(known, now) for known in self._reports[len(seen) : len(seen) + AT_ONCE]]
-        if len(seen) == len(self._reports):
-            self._go_by(seen)
+        made: Stride | None = None
+        done = False
+        if isinstance(work, list):
+            work += [self._weight(known, now) for known in self._reports[len(work) : len(work) + AT_ONCE]]
+            if len(work) == len(self._reports):
+                made = self._by(work)
+                done = made is None
+        else:
+            made = work
+        if made is not None:
+            done = made.ready(AT_ONCE)
+        if done:
+            self._stride = made
             self._due = now + self._policy.weight_update_period
-            seen = []
-        self._seen.append(seen)
+        self._work.append([] if done else made or work)
 
     def _weight(self, known: Reports, now: float) -> float:
         return known.weight(now, self._policy.blackout_period, self._policy.weight_expiration_period)
 
-    def _go_by(self, weights: Sequence[float]) -> None:
+    def _by(self, weights: Sequence[float]) -> Stride | None:
         """Fewer than two that are known give nothing to weigh: round robin (gRFC A58)."""
-        self._stride = Stride(weights, self._next) if sum(map(bool, weights)) >= 2 else None
+        return Stride(weights, self._next) if sum(map(bool, weights)) >= 2 else None
 
 
 def weighted_round_robin(
