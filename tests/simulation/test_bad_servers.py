@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from itertools import pairwise
+from statistics import quantiles
 
 import pytest
 
@@ -48,6 +49,31 @@ def test_a_black_hole_costs_its_detection_and_its_probes(shows: Shows) -> None:
     probes = [when for when in touched if when >= detected]
     assert len(probes) == len(fleet.told("ejected")) - 1 == 2
     assert all(call.ended_at - call.began_at < 0.1 for call in fleet.net.begun(3, 30))
+
+
+def test_a_black_hole_with_nothing_but_a_timeout(shows: Shows) -> None:
+    """Scenario blackhole-one-of-n: 100 calls a second that wait for 1 s, no limit per try. At most ten calls notice
+    before it is avoided, < 0.1 % of those after 3 s go there, and after 5 s p99 is what it was."""
+    fleet = Fleet(20, 10, "routes: [{timeout: 1s}]\ntrafficPolicy: {outlierDetection: {interval: 1s}}")
+    fleet.calls(100, 0, 60)
+    fleet.during(5, 90, SILENT, 0)
+    fleet.net.run()
+    noticed = [call for call in fleet.net.calls if call.outcome is not OK or call.ended_at - call.began_at > 1]
+    before, after = (
+        quantiles([call.ended_at - call.began_at for call in fleet.net.begun(*when)], n=100)[98]
+        for when in ((0, 5), (10, 60))
+    )
+    shows(
+        "One of ten is a black hole, and calls wait for 1 s",
+        calls=len(fleet.net.calls),
+        noticed=len(noticed),
+        there_after_3_s=fleet.net.sent(8, 60, "n0:1"),
+        p99_before=f"{before * 1000:.0f} ms",
+        p99_after=f"{after * 1000:.0f} ms",
+    )
+    assert len([call for call in noticed if call.began_at < START + 8]) <= 10
+    assert fleet.net.sent(8, 60, "n0:1") < 0.001 * len(fleet.net.begun(8, 60))
+    assert after <= 1.2 * before
 
 
 def test_one_that_answers_with_errors_is_ejected(shows: Shows) -> None:

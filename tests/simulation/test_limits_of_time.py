@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import ast
+import gc
 import random
-from collections import Counter
+import tracemalloc
+from collections import Counter, deque
 from collections.abc import Callable
 from pathlib import Path
 
@@ -13,9 +15,10 @@ import pytest
 import proxyless
 from proxyless.model.codes import Code
 from proxyless.script import OK, Outcome
+from proxyless.stack import ENTRY
 from tests.fakes import START, UNREACHABLE
 from tests.simulation.servers import FAILS, Fleet, Internet
-from tests.worlds import Known, node
+from tests.worlds import Known, node, rpc
 
 Shows = Callable[..., None]
 
@@ -164,3 +167,45 @@ def test_nobody_asks_what_time_it_is_on_the_wall() -> None:
                 asks.add(file.relative_to(package).as_posix())
     on_the_path = {"model", "policy", "filters", "state", "channel", "server", "script.py", "stack.py", "context.py"}
     assert not {name for name in asks if name.split("/")[0] in on_the_path}
+
+
+@pytest.mark.slow
+def test_change_leaves_nothing_behind(shows: Shows) -> None:
+    """Scenario memory-soak, a tenth of it: 5 services of 20 endpoints, 600 changes of one endpoint each, calls between
+    them. Who left is forgotten, and from the warm-up on memory grows by less than 5 %."""
+    names = [f"s{number}" for number in range(5)]
+    members = {name: [f"{name}-{number}:1" for number in range(20)] for name in names}
+    world, net, dice = Known(seed=66), Internet(seed=66), random.Random(66)
+    for name in names:
+        world.lives(name, *members[name])
+    sizes: dict[int, int] = {}
+    forgotten: deque[bool] = deque(maxlen=1)
+    tracemalloc.start()
+    try:
+        for change in range(600):
+            name = names[change % 5]
+            members[name] = [*members[name][1:], f"{name}-{20 + change // 5}:1"]
+            snapshot = world.lives(name, *members[name]).snapshot(*names)
+            for gone in world.nodes.adopt(snapshot):
+                gone.retire(lambda node: forgotten.append(world.nodes.needed(node.address)))  # as the mesh asks
+            net.servers = dict.fromkeys(members[name], lambda _rpc, answered: answered(OK))
+            for _ in range(3):
+                net.call(ENTRY, rpc(snapshot, service=name, timeout=1.0, now=net.clock.now, rng=dice.random))
+            net.run(until=net.clock.now + 2)
+            assert all(call.outcome is OK for call in net.calls)
+            net.calls.clear()
+            net.attempts.clear()
+            if change in (199, 599):
+                gc.collect()
+                sizes[change] = tracemalloc.get_traced_memory()[0]
+                assert len(list(world.nodes.all())) == 5 * 20
+    finally:
+        tracemalloc.stop()
+    shows(
+        "5 services of 20 endpoints, one endpoint replaced at a time",
+        changes=600,
+        after_200=f"{sizes[199] / 1e6:.1f} MB",
+        after_600=f"{sizes[599] / 1e6:.1f} MB",
+        growth=f"{sizes[599] / sizes[199] - 1:.1%}",
+    )
+    assert sizes[599] <= 1.05 * sizes[199]
