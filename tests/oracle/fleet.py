@@ -128,21 +128,21 @@ class Fleet:
         return asyncio.run_coroutine_threadsafe(work, self._loop).result(20.0)
 
 
-def calling(channel: grpc.Channel) -> Any:
+def calling(channel: grpc.Channel, method: str = METHOD) -> Any:
     """What makes calls over that channel."""
-    method: Any = channel.unary_unary(METHOD)
-    return method
+    call: Any = channel.unary_unary(method)
+    return call
 
 
-def code_of(channel: grpc.Channel, timeout: float = 5.0, metadata: Any = None) -> int:
+def code_of(channel: grpc.Channel, timeout: float = 5.0, metadata: Any = None, method: str = METHOD) -> int:
     """How one call over that channel ended."""
-    return ask(channel, timeout, metadata)[0]
+    return ask(channel, timeout, metadata, method)[0]
 
 
-def ask(channel: grpc.Channel, timeout: float = 5.0, metadata: Any = None) -> tuple[int, str]:
+def ask(channel: grpc.Channel, timeout: float = 5.0, metadata: Any = None, method: str = METHOD) -> tuple[int, str]:
     """How one call ended, and the name of the endpoint that answered it or the details of its error."""
     try:
-        answer: bytes = calling(channel)(b"", timeout=timeout, metadata=metadata)
+        answer: bytes = calling(channel, method)(b"", timeout=timeout, metadata=metadata)
     except grpc.RpcError as error:
         return error.code().value[0], str(error.details())
     return 0, answer.decode()

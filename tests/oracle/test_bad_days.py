@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import socket
+import subprocess
+import sys
 import threading
 import time
 from collections import Counter
@@ -40,7 +42,7 @@ class Ended:
         return Counter(code for _, _, code in self.all)
 
 
-def on_threads(mesh: proxyless.Mesh, calls: int, threads: int = 8) -> Ended:
+def on_threads(mesh: proxyless.Mesh, calls: int, threads: int = 8, method: str = METHOD) -> Ended:
     """So many calls, some at a time."""
     ended, left = Ended(), iter(range(calls))
     lock = threading.Lock()
@@ -52,7 +54,7 @@ def on_threads(mesh: proxyless.Mesh, calls: int, threads: int = 8) -> Ended:
                     if next(left, None) is None:
                         return
                 began = time.monotonic()
-                ended.note(began, code_of(channel, timeout=20.0))
+                ended.note(began, code_of(channel, timeout=20.0, method=method))
 
         with futures.ThreadPoolExecutor(threads) as pool:
             for done in [pool.submit(work) for _ in range(threads)]:
@@ -222,6 +224,60 @@ def test_when_the_fault_ends_it_is_over_within_one_ejection_time(
     assert during.count(0) < 0.05 * len(during)
     assert len(after) > 50
     assert after.count(0) > 0.99 * len(after)
+
+
+# -- a server that dies
+
+
+class Process:
+    """A server in a process of its own, which can be killed."""
+
+    METHOD = "/bench.Echo/Call"
+
+    def __init__(self) -> None:
+        command = [sys.executable, "-m", "tests.bench.servers"]
+        self._process = subprocess.Popen(command, stdout=subprocess.PIPE, stdin=subprocess.PIPE, text=True)
+        assert self._process.stdout is not None
+        self.address = f"127.0.0.1:{self._process.stdout.readline().strip()}"
+        self.killed_at = float("inf")
+
+    def kill(self) -> None:
+        self.killed_at = time.monotonic()
+        self._process.kill()
+
+    def close(self) -> None:
+        self._process.kill()
+        self._process.communicate()
+
+
+@pytest.mark.parametrize("attempts", [0, 2], ids=["no retries", "default retries"])
+def test_a_server_that_dies_costs_the_calls_that_are_under_way_there(
+    start_mesh: StartMesh, shows: Shows, attempts: int
+) -> None:
+    """One of three is killed under calls, eight at a time. Without retries only what was under way there fails, and
+    what was on its way when the connection broke; with the default ones nothing does."""
+    servers = [Process() for _ in range(3)]
+    try:
+        addresses = [server.address for server in servers]
+        mesh = start_mesh(addresses, {"routes": [{"retry": {"attempts": attempts}}]})
+        killer = threading.Timer(0.5, servers[1].kill)
+        killer.start()
+        ended = on_threads(mesh, 4000, method=Process.METHOD)
+        killer.join()
+    finally:
+        for server in servers:
+            server.close()
+    failed = 4000 - ended.codes[0]
+    after = [began for began, _, _ in ended.all if began > servers[1].killed_at]
+    shows(
+        "One of three real servers is killed under 4,000 calls, eight at a time",
+        retries=str(attempts),
+        calls_after_that=len(after),
+        failed=failed,
+    )
+    assert len(after) > 100
+    assert failed <= (0 if attempts else 2 * 8)
+    assert set(ended.codes) <= {0, int(Code.UNAVAILABLE)}
 
 
 # -- black holes
