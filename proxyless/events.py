@@ -106,6 +106,16 @@ class PanicChanged:
     """Why it began; empty when it is over."""
 
 
+@dataclass(frozen=True, slots=True)
+class SpillChanged:
+    """The nearest endpoints of a destination can't hold all of its calls, and some go elsewhere; or that is over."""
+
+    destination: str
+    on: bool
+    shares: str
+    """Who gets how much, as it begins; empty when it is over."""
+
+
 Event: TypeAlias = (
     ConfigApplied
     | ConfigRejected
@@ -117,14 +127,17 @@ Event: TypeAlias = (
     | NodeReadmitted
     | BreakerChanged
     | PanicChanged
+    | SpillChanged
 )
 Observer: TypeAlias = Callable[[Event], None]
 
 
 def of_destination(what: str, destination: str, address: str, why: str) -> Event:
-    """The event for what a destination's state tells: `ejected`, `readmitted`, `panic`, or a breaker's new state."""
+    """The event for what a destination tells: `ejected`, `readmitted`, `panic`, `spill`, or a breaker's new state."""
     if what == "panic":
         return PanicChanged(destination, bool(why), why)
+    if what == "spill":
+        return SpillChanged(destination, bool(why), why)
     if what == "ejected":
         return NodeEjected(destination, address, why)
     return NodeReadmitted(destination, address) if what == "readmitted" else BreakerChanged(destination, why)
@@ -172,6 +185,10 @@ def log_event(event: Event) -> None:
             log.warning("%s is in a panic, its ejected endpoints are called as well: %s", destination, reason)
         case PanicChanged(destination):
             log.info("the panic of %s is over", destination)
+        case SpillChanged(destination, True, shares):
+            log.warning("%s: the nearest endpoints can't hold all calls, which go to: %s", destination, _plain(shares))
+        case SpillChanged(destination):
+            log.info("%s: all calls are with the nearest endpoints again", destination)
         case Suspicious(source, watch, reason):
             log.warning("%s: %s: %s", _plain(source), _plain(watch), _plain(reason))
 

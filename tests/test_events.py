@@ -6,7 +6,16 @@ import logging
 
 import pytest
 
-from proxyless.events import BreakerChanged, Event, NodeEjected, NodeReadmitted, PanicChanged, log_event, of_destination
+from proxyless.events import (
+    BreakerChanged,
+    Event,
+    NodeEjected,
+    NodeReadmitted,
+    PanicChanged,
+    SpillChanged,
+    log_event,
+    of_destination,
+)
 
 
 @pytest.mark.parametrize(
@@ -29,6 +38,18 @@ from proxyless.events import BreakerChanged, Event, NodeEjected, NodeReadmitted,
             PanicChanged("web", True, "few are well"),
             logging.WARNING,
             "web is in a panic, its ejected endpoints are called as well: few are well",
+        ),
+        (
+            "spill",
+            "",
+            "eu/a 70 %, eu/b 30 %",
+            SpillChanged("web", True, "eu/a 70 %, eu/b 30 %"),
+            logging.WARNING,
+            "web: the nearest endpoints can't hold all calls, which go to: eu/a 70 %, eu/b 30 %",
+        ),
+        (
+            *("spill", "", "", SpillChanged("web", False, ""), logging.INFO),
+            "web: all calls are with the nearest endpoints again",
         ),
         ("panic", "", "", PanicChanged("web", False, ""), logging.INFO, "the panic of web is over"),
     ],

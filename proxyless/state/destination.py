@@ -5,7 +5,6 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Sequence
 from typing import Any, TypeAlias
-from weakref import WeakSet
 
 from proxyless.model.codes import SERVER_ERRORS
 from proxyless.model.snapshot import ClusterKey, Feedback, Result
@@ -16,10 +15,11 @@ from proxyless.policy.limits import Limits
 from proxyless.policy.locality import Ladder
 from proxyless.policy.outlier import EJECTED, HEALTHY, Detector
 from proxyless.policy.panic import Panic
+from proxyless.state.health import Health
 from proxyless.state.node import Node
 
 Tell: TypeAlias = Callable[[str, ClusterKey, str, str], None]
-"""(what happened, destination, address or "", why): ejected, readmitted, breaker, panic (without a why: it is over)."""
+"""(what happened, destination, address or "", why): ejected, readmitted, breaker; panic, spill (no why: it is over)."""
 
 
 class DestinationState:
@@ -29,19 +29,16 @@ class DestinationState:
         "_breaker",
         "_budget",
         "_detector",
+        "_health",
         "_key",
-        "_ladders",
         "_limits",
         "_lock",
         "_members",
         "_nodes",
         "_panic",
-        "_panicking",
         "_policy",
-        "_sick",
         "_tell",
         "denied",
-        "on_health",
         "refused",
         "retries",
     )
@@ -54,20 +51,13 @@ class DestinationState:
         self._lock = lock or threading.Lock()
         self._policy = policy
         self._nodes: dict[Any, Node] = {}
-        self._sick: set[Node] = set()
-        """Members that are ejected, on probation or unreachable."""
-        self._ladders: WeakSet[Ladder] = WeakSet()
-        """Whom to tell when that changes: the present snapshot's, and earlier ones' while calls hold them."""
         self._members: Sequence[Node] = ()
         self._budget = _budget(policy)
         self._detector = Detector(policy.outlier_detection, now)
         self._panic = Panic()
-        self._panicking = ""
-        """Why ejected members are called as well, as far as that was told; "" if they are not."""
+        self._health = Health()
         self._limits = Limits(policy.limits)
         self._breaker = Breaker(policy.circuit_breaker) if policy.circuit_breaker else None
-        self.on_health: Callable[[], None] | None = None
-        """Told, under the lock, whenever a member fell sick or got well; must not block."""
         self.retries = self.denied = self.refused = 0
 
     def follow(self, policy: TrafficPolicy, nodes: Sequence[Node], now: float) -> None:
@@ -88,64 +78,36 @@ class DestinationState:
                 self._nodes = {node.outlier: node for node in nodes}
                 self._detector.adopt(list(self._nodes))
                 for node in nodes:
-                    node.on_health, node.on_settled = self._health, self._settled
+                    node.on_health, node.on_settled = self._health.changed, self._settled
             if policy.outlier_detection != before.outlier_detection:
                 self._detector.configure(policy.outlier_detection, now)
-            self._sick = {node for node in nodes if node.sick}
-            for ladder in self._ladders:
-                ladder.settle(self._sick)
+            self._health.follow(nodes, (policy.locality or LOCALITY).panic_threshold)
         self._settled()
+
+    # -- health
 
     def watch(self, ladder: Ladder) -> None:
         """Keep `ladder` told who is well, as long as anybody has it."""
         with self._lock:
-            self._ladders.add(ladder)
-            ladder.settle(self._sick)
-
-    # -- health
+            self._health.watch(ladder)
+        self._settled()
 
     def sick(self) -> frozenset[str]:
         """The addresses of its members that are ejected, on probation or unreachable."""
         with self._lock:
-            return frozenset(node.address for node in self._sick)
+            return frozenset(node.address for node in self._health.sick)
 
-    def _health(self, node: Node) -> None:
-        """A member fell sick or got well. Under the lock."""
-        if node.outlier not in self._nodes:
-            return
-        sick = node.sick
-        if self.on_health is not None and (node in self._sick) != sick:
-            self.on_health()
-        (self._sick.add if sick else self._sick.discard)(node)
-        for ladder in self._ladders:
-            ladder.changed(node, sick)
-
-    def _panics(self, node: Node) -> bool:
-        """Whether an ejected member is to be called: too few are well, or those who are fail too. Under the lock.
-
-        With priorities each has a panic of its own; without them all members are one.
-        """
-        if self._panic.on:
-            return True
-        if self._ladders:
-            return any(ladder.panics(node) for ladder in self._ladders)
-        size = len(self._nodes)
-        return 100 * (size - len(self._sick)) < self._threshold * size
-
-    @property
-    def _threshold(self) -> float:
-        return (self._policy.locality or LOCALITY).panic_threshold
+    def concerns(self, whom: Callable[[], None] | None) -> None:
+        """Have `whom` called, under the lock, when a member fell sick or got well."""
+        with self._lock:
+            self._health.on_change = whom
 
     def _settled(self) -> None:
-        """Somebody fell sick, got well or was kept in: tell if a panic began or ended with that. Without the lock."""
+        """Somebody fell sick, got well or was kept in: tell what began or ended with that. Without the lock."""
         with self._lock:
-            panics = any(self._panics(node) for node in self._sick)
-            if panics == bool(self._panicking):
-                return
-            few = f"fewer than {self._threshold:g} % of its endpoints, or of a priority's, are well"
-            most = "most of the endpoints that maxEjectionPercent keeps in fail too"
-            self._panicking = why = (most if self._panic.on else few) if panics else ""
-        self._tell("panic", self._key, "", why)
+            news = self._health.news()
+        for what, why in news:
+            self._tell(what, self._key, "", why)
 
     # -- retries
 
@@ -289,14 +251,15 @@ class DestinationState:
             self._panic.tick()
             ejected += [(self._nodes[outlier], reason) for outlier, reason in detector.tick(now)]
         for gone, _ in ejected:
-            self._health(gone)
+            self._health.changed(gone)
+        self._health.call(self._panic.on)
         return ejected
 
     def probe(self, node: Node, now: float) -> int | None:
         """May a request go to this ejected node? None: no. Else the ticket for `probed` (0: no probe)."""
         with self._lock:
             ticket = node.outlier.admit(now)
-            return 0 if ticket is None and self._panics(node) else ticket
+            return 0 if ticket is None and self._health.panics(node) else ticket
 
     def probed(self, node: Node, ticket: int, code: int | None, now: float) -> None:
         """How the probe with this ticket ended; None if nobody knows."""
@@ -305,7 +268,7 @@ class DestinationState:
             state = self._detector.probed(node.outlier, ticket, code, now)
             if was_out and state == HEALTHY:
                 node.since = now
-            self._health(node)
+            self._health.changed(node)
         if was_out and state == HEALTHY:
             self._tell("readmitted", self._key, node.address, "its probes succeeded")
         elif state == EJECTED and code:
@@ -326,8 +289,8 @@ class DestinationState:
                 "pending": self._limits.pending.used,
                 "refused": self.refused,
                 "ejected": self._detector.out,
-                "unhealthy": len(self._sick),
-                "panic": any(self._panics(node) for node in self._sick),
+                "unhealthy": len(self._health.sick),
+                "panic": self._health.panic,
             }
 
     def renew(self, lock: threading.Lock) -> None:

@@ -82,7 +82,7 @@ class Nodes:
             state = DestinationState(key, policy, self._tell, self._clock(), self._locks[key])
             self._destinations[key] = state
         state.follow(policy, nodes, self._clock())
-        state.on_health = self._on_health if fails_over else None
+        state.concerns(self._on_health if fails_over else None)
         return state
 
     def rate(self, service: str, route: str, settings: Settings) -> Callable[[float], bool]:

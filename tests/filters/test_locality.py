@@ -264,6 +264,32 @@ def test_no_panic_in_the_ladder_either() -> None:
     assert world.call()[1].refused == "no_endpoints"
 
 
+def test_a_spill_is_told_once_and_so_is_its_end() -> None:
+    """Not with every endpoint that is ejected; the words are of the moment it began."""
+    world = World(OPEN_END, a=5, b=5)
+    world.fail("a0")
+    assert [told for told in world.known.told if told[0] == "spill"] == []
+    world.fail("a1", "a2")
+    spills = [told for told in world.known.told if told[0] == "spill"]
+    assert spills == [("spill", "", "us-east-1/us-east-1a 84 %, us-east-1/us-east-1b 16 %")]
+    for name in ("a0", "a1", "a2"):
+        state, node = world.cluster.state, world.node(name)
+        ticket = state.probe(node, START + 40)
+        state.probed(node, ticket or 0, 0, START + 40)
+    assert [told for told in world.known.told if told[0] == "spill"][1:] == [("spill", "", "")]
+
+
+def test_where_those_in_rotation_fail_too_the_ejected_are_called_again() -> None:
+    """The panic of the quota holds on the ladder as well: no zone stands idle while the other can't keep up."""
+    world = World("outlierDetection: {maxEjectionPercent: 50}, locality: {}", a=4, b=4)
+    world.fail("a0", "a1", "a2", "a3")
+    assert world.shares() == {"b": 100.0}
+    world.fail("b0", "b1", "b2")
+    assert world.cluster.state.status(START)["panic"] is True
+    assert world.shares() == {"a": 100.0}
+    assert {world.call(seed=n)[0][0] for n in range(40)} == {"a0", "a1", "a2", "a3"}
+
+
 # --- retries
 
 

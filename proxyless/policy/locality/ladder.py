@@ -156,9 +156,13 @@ class Ladder:
             return None
         rung = self.rungs[index]
         node = rung.picker.pick(info)
-        if node is not None and (node.outlier.out or node.reachable_at) and not self._panic[rung.priority]:
+        if node is not None and (node.outlier.out or node.reachable_at) and self._avoided(node, rung):
             return _well(rung, info) or node
         return node
+
+    def _avoided(self, node: NodeState, rung: Rung) -> bool:
+        """Whether a node that is not well is to be kept away from: not in a panic, nor where nobody is any better."""
+        return node in self._sick and not self._panic[rung.priority]
 
     def others(self, info: PickInfo) -> Iterator[NodeState]:
         """Who comes next where a pick does not suit: place by place, those that have calls before the rest."""
@@ -205,6 +209,14 @@ class Ladder:
         return found
 
     # -- looking in
+
+    def spill(self) -> str:
+        """Who holds what and where the rest goes, while the first priority can't hold all; else ""."""
+        first = sum(share for rung, share in zip(self.rungs, self.percent, strict=True) if not rung.priority)
+        if first > 99.9 or not self.rungs:  # what is left over of 100 by the last bit is nobody's
+            return ""
+        shares = [f"{rung.name} {share:.3g} %" for rung, share in zip(self.rungs, self.percent, strict=True) if share]
+        return ", ".join(shares) or "nobody is well"
 
     def view(self) -> list[dict[str, Any]]:
         """The rungs as they stand, JSON-able: `percent` is of the calls."""
