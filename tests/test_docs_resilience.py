@@ -1,4 +1,4 @@
-"""What docs/resilience.md says is true: its documents are valid, its snippets use what is there, its numbers are the defaults."""
+"""What docs/resilience.md says is true: its documents are valid, its names exist, its numbers are the defaults."""
 
 from __future__ import annotations
 
