@@ -12,7 +12,7 @@ from typing import Any
 
 from proxyless.model.matches import Match, veiled
 from proxyless.model.quantities import Duration, camel
-from proxyless.model.snapshot import Cluster, NodeState, PlannedRoute, ServiceTable, Snapshot
+from proxyless.model.snapshot import Cluster, NodeState, PlannedMirror, PlannedRoute, ServiceTable, Snapshot
 from proxyless.model.topology import Locality
 from proxyless.policy.locality import Ladder
 from proxyless.policy.matcher import joined
@@ -44,13 +44,16 @@ class Explanation:
     hash: Mapping[str, Any] | None = None
     """Where a destination places calls by their hash: of what, and which place this request has (None: by chance)."""
 
+    hedge: Mapping[str, Any] | None = None
+    """What takes the place of retries on a hedged route."""
+
     def to_dict(self) -> dict[str, Any]:
         """The same, JSON-able; what was added to the contract only where there is something to say."""
         made = asdict(self)
         return {key: value for key, value in made.items() if value or key not in OCCASIONAL}
 
 
-OCCASIONAL = ("ladder", "left_out", "sticky", "hash")
+OCCASIONAL = ("ladder", "left_out", "sticky", "hash", "hedge")
 
 
 def explain(
@@ -90,7 +93,14 @@ def _followed(
         for cluster, share in zip(route.clusters, route.shares, strict=False)
     )
     retry = None
-    if route.retry.attempts and refusal != "direct_response":
+    hedge = None
+    if route.hedge is not None and refusal != "direct_response":
+        hedge = {
+            "delay": float(route.hedge.delay),
+            "attempts": route.hedge.attempts,
+            "non_fatal": list(route.hedge.non_fatal),
+        }
+    elif route.retry.attempts and refusal != "direct_response":
         per_try = route.retry.per_try_timeout
         retry = {
             "attempts": route.retry.attempts,
@@ -110,10 +120,11 @@ def _followed(
         route.timeout,
         retry,
         fault,
-        (),
+        tuple(_mirror(mirror) for mirror in route.mirrors),
         policies,
         tuple(rung for cluster in route.clusters for rung in _ladder(cluster)),
         tuple(one for cluster in route.clusters for one in _left_out(cluster)),
+        hedge=hedge,
     )
 
 
@@ -158,6 +169,17 @@ def _left_out(cluster: Cluster) -> list[dict[str, Any]]:
         }
         for endpoint, why in cluster.left_out()
     ]
+
+
+def _mirror(mirror: PlannedMirror) -> dict[str, Any]:
+    key = mirror.cluster.key
+    return {
+        "service": key.service,
+        "subset": key.subset or None,
+        "percent": mirror.percent,
+        "endpoints": len(mirror.cluster.nodes),
+        "allow_headers": list(mirror.allowed),
+    }
 
 
 def _endpoints(cluster: Cluster, now: float) -> list[dict[str, Any]]:
@@ -219,7 +241,7 @@ def status_of(
     """`Mesh.status()`: the loop's view of its documents, with the snapshot's of routes and endpoints."""
     services = {name: _service(table) for name, table in snapshot.services.items()}
     endpoints = [
-        {**entry, "in_flight": node.inflight, "calls": node.calls, "failures": node.failures}
+        {**entry, **_role(cluster), "in_flight": node.inflight, "calls": node.calls, "failures": node.failures}
         for cluster in snapshot.clusters.values()
         for entry, node in zip(_endpoints(cluster, now), cluster.nodes, strict=True)
     ]
@@ -233,6 +255,7 @@ def status_of(
             str(key): {
                 "service": key.service,
                 "subset": key.subset or None,
+                **_role(cluster),
                 "known": cluster.known,
                 **cluster.state.status(now),
                 "ladder": _ladder(cluster),
@@ -274,9 +297,14 @@ def _counted(cluster: Cluster, now: float) -> dict[str, Any]:
         "endpoints": Counter((_state(node, now), str(node.endpoint.locality)) for node in cluster.nodes),
         "breaker": status["breaker"],
         "denied": status["retries_denied"],
-        "mirror": getattr(cluster.key, "mirrored", False),
-        "mirrored": status.get("mirrored", 0),
+        "mirror": cluster.key.mirrored,
+        "mirrored": status["mirrored"],
     }
+
+
+def _role(cluster: Cluster) -> dict[str, Any]:
+    """An endpoint may be there twice: as it is called, and as copies of calls go to it."""
+    return {"mirror": True} if cluster.key.mirrored else {}
 
 
 def _service(table: ServiceTable) -> dict[str, Any]:

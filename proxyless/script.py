@@ -8,7 +8,8 @@ by itself. The set of effects is closed: a new one has to be taught to all four 
 
 A driver owes a script three things: it sets `rpc.now` to the present before every resumption, and before it
 closes the script; it resumes with the reply that the effect promises; and it closes the script when the caller
-walks away, so that what stands in `finally:` runs exactly once.
+walks away, so that what stands in `finally:` runs exactly once. What a script
+spawns is a script in turn, and is owed the same.
 """
 
 from __future__ import annotations
@@ -135,7 +136,75 @@ class Wait:
         return f"Wait(newer than {self.version}, until {self.until})"
 
 
-Effect: TypeAlias = Send | Drain | Sleep | Wait
+class Branch(Protocol):
+    """One of several attempts of a call that are under way at the same time."""
+
+    @property
+    def rpc(self) -> Rpc:
+        """The attempt's own record."""
+
+    @property
+    def outcome(self) -> Outcome | None:
+        """How it ended; `OPEN` once its answer has begun; None while there is nothing to say."""
+
+
+class Spawn:
+    """Begin `service(rpc)` beside this script, up to its first wait. Reply: its `Branch`.
+
+    The branch belongs to the script: one that is under way when the script ends, is closed, or adopts another,
+    is cancelled.
+    """
+
+    __slots__ = ("rpc", "service")
+
+    def __init__(self, service: Service, rpc: Rpc) -> None:
+        self.service, self.rpc = service, rpc
+
+    def __repr__(self) -> str:
+        return f"Spawn({self.rpc.method})"
+
+
+class Race:
+    """Wait until one of `branches` has an outcome, at most until the instant `until`. Reply: that one, or None."""
+
+    __slots__ = ("branches", "until")
+
+    def __init__(self, branches: Sequence[Branch], until: float | None) -> None:
+        self.branches, self.until = branches, until
+
+    def __repr__(self) -> str:
+        return f"Race({len(self.branches)} branches, until {self.until})"
+
+
+class Adopt:
+    """This branch's answer is the call's; all others are cancelled. Reply: its Outcome, when it has ended."""
+
+    __slots__ = ("branch",)
+
+    def __init__(self, branch: Branch) -> None:
+        self.branch = branch
+
+    def __repr__(self) -> str:
+        return f"Adopt({self.branch.outcome})"
+
+
+class Shadow:
+    """Send a copy of the request on its own, as `service(rpc)` says and under `rpc.authority`. Reply: None.
+
+    Nobody waits for it, nobody hears how it ends, and it is never the reason why the call waits. What it is
+    made of is the request alone: neither the caller's call credentials nor its hold on the call.
+    """
+
+    __slots__ = ("rpc", "service")
+
+    def __init__(self, service: Service, rpc: Rpc) -> None:
+        self.service, self.rpc = service, rpc
+
+    def __repr__(self) -> str:
+        return f"Shadow({self.rpc.authority})"
+
+
+Effect: TypeAlias = Send | Drain | Sleep | Wait | Spawn | Race | Adopt | Shadow
 Script: TypeAlias = Generator[Effect, Any, T]
 
 
@@ -160,9 +229,9 @@ class Rpc:
     (instant, or None) `now` `rng` `snapshot` `channel` (64 random bits that are the channel's own). Route filter:
     `route` `cluster` `metadata` (edits). Hash filter: `hash` (for the balancers that go by it).
     Deadline filter: `deadline` (only ever earlier). Retry filter: `deadline` and `metadata` of each attempt,
-    `tried` (nodes to keep away from). Balance filter: `node`. Watch filter: `watch`, None while nobody
-    watches; who makes a copy of an Rpc for another attempt of the same call (a hedge) copies it too, and who
-    makes a call of its own from it (a mirror) does not.
+    `tried` (nodes to keep away from). Hedge and mirror filters: those of the twins they send. Balance filter:
+    `node`. Watch filter: `watch`, None while nobody watches; who makes a copy of an Rpc for another attempt of
+    the same call (a hedge) copies it too, and who makes a call of its own from it (a mirror) does not.
     """
 
     __slots__ = (
@@ -223,6 +292,14 @@ class Rpc:
         """Whether the request can be sent again: to be asked when an attempt has failed."""
         return self.replay is None or self.replay.possible()
 
+    def twin(self) -> Rpc:
+        """The same call once more, for an attempt or a copy beside this one: its fields change apart from ours."""
+        other = object.__new__(Rpc)
+        for name in Rpc.__slots__:
+            if hasattr(self, name):
+                setattr(other, name, getattr(self, name))
+        return other
+
 
 class Watch(Protocol):
     """What somebody who watches keeps of one call while it is under way.
@@ -243,7 +320,6 @@ class Watch(Protocol):
 Watcher: TypeAlias = "Callable[[Rpc], Watch | None]"
 """Sees a call begin: before its route is chosen, in its caller's thread, task and context. It may add to
 `rpc.metadata`; like a Watch, it must neither block nor raise. None: it has seen enough of this call."""
-
 
 Service: TypeAlias = Callable[[Rpc], Script[Outcome]]
 Filter: TypeAlias = Callable[[Rpc, Service], Script[Outcome]]

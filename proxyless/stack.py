@@ -14,6 +14,8 @@ from proxyless.filters.breaker import breaker
 from proxyless.filters.deadline import deadline
 from proxyless.filters.fault import fault
 from proxyless.filters.hash import hash
+from proxyless.filters.hedge import hedge
+from proxyless.filters.mirror import mirror
 from proxyless.filters.rate_limit import rate_limit
 from proxyless.filters.respond import respond
 from proxyless.filters.retry import retry
@@ -49,12 +51,17 @@ STACK: tuple[Stage, ...] = (
     Stage(fault, lambda planned: planned.faults is not None),
     # instead of all that sends: a route that answers by itself needs no endpoint
     Stage(respond, lambda planned: planned.route.direct_response is not None),
+    # above mirror and retry: a call has one hash, whatever the attempt; below route, which may have changed what is
+    # hashed
+    Stage(hash, lambda planned: planned.hash is not None),
+    # above retry: one shadow a call, not one an attempt; below fault: an aborted call casts none
+    Stage(mirror, lambda planned: _sends(planned) and bool(planned.mirrors)),
     # above retry: it judges calls, not attempts
     Stage(breaker, lambda planned: _sends(planned) and any(c.policy.circuit_breaker for c in planned.clusters)),
-    # above retry: a call has one hash, whatever the attempt; below route, which may have changed what is hashed
-    Stage(hash, lambda planned: planned.hash is not None),
     # below deadline: never waits past it; above balance: each attempt is admitted and picked anew
-    Stage(retry, lambda planned: _sends(planned) and planned.retry.attempts > 0),
+    Stage(retry, lambda planned: _sends(planned) and planned.retry.attempts > 0 and planned.hedge is None),
+    # where retry would stand, and instead of it: "Hedged requests" have a policy of their own (gRFC A6)
+    Stage(hedge, lambda planned: _sends(planned) and planned.hedge is not None),
     # last: chooses the node, and brackets the attempt, which `limits` admit or refuse where it begins
     Stage(balance, _sends),
 )

@@ -19,7 +19,25 @@ from typing import Any, TypeAlias
 from proxyless.events import Event
 from proxyless.model.codes import Code
 from proxyless.model.snapshot import NOTHING, NodeState, PickInfo, Snapshot
-from proxyless.script import ABANDONED, OK, Drain, Effect, Outcome, Rpc, Script, Send, Service, Sleep, Wait, Watch
+from proxyless.script import (
+    ABANDONED,
+    OK,
+    OPEN,
+    Adopt,
+    Drain,
+    Effect,
+    Outcome,
+    Race,
+    Rpc,
+    Script,
+    Send,
+    Service,
+    Shadow,
+    Sleep,
+    Spawn,
+    Wait,
+    Watch,
+)
 
 START = 1000.0
 """When every story begins: not at 0, which would hide whoever takes an instant for a duration."""
@@ -153,6 +171,10 @@ class Call:
         self.began_at = self.ended_at = rpc.now
         self.turn = 0
         self.ends: Reply | None = None
+        self.parent: Call | None = None
+        self.branches: list[Call] = []
+        self.racing: Sequence[Any] = ()
+        self.adopted: Call | None = None
 
 
 class Simulation:
@@ -164,6 +186,8 @@ class Simulation:
         self.rng = random.Random(seed).random
         self.behaviours: dict[str, Behaviour] = {}
         self.calls: list[Call] = []
+        self.shadows: list[Call] = []
+        """The copies that calls have sent."""
         self._heap: list[tuple[float, int, Callable[[], None]]] = []
         self._serial = count()
         self._waiting: dict[Call, int] = {}
@@ -188,9 +212,10 @@ class Simulation:
 
     def abandon(self, call: Call) -> None:
         """The caller walks away."""
-        if call.outcome is None and call.script is not None:
+        if call.script is not None and (call.outcome is None or call.outcome.open):
             call.rpc.now = self.clock.now
             call.script.close()
+            call.parent = None  # who cancels it need not be told
             self._end(call, ABANDONED)
 
     def run(self, until: float | None = None) -> None:
@@ -214,6 +239,7 @@ class Simulation:
     def _resume(self, call: Call, reply: object) -> None:
         assert call.script is not None
         self._waiting.pop(call, None)
+        call.racing = ()
         call.turn += 1
         call.rpc.now = self.clock.now
         try:
@@ -227,6 +253,27 @@ class Simulation:
         call.turn += 1
         self._waiting.pop(call, None)
         call.outcome, call.ended_at = outcome, self.clock.now
+        for branch in call.branches:
+            self.abandon(branch)
+        self._news(call)
+
+    def _news(self, branch: Call) -> None:
+        """A branch has something to say: whoever races it, or has adopted it, goes on."""
+        parent = branch.parent
+        if parent is None:
+            return
+        if branch in parent.racing:
+            parent.racing = ()
+            self._later(parent, self.clock.now, branch)
+        elif parent.adopted is branch and branch.outcome is not None and not branch.outcome.open:
+            self._later(parent, self.clock.now, branch.outcome)
+
+    @staticmethod
+    def _beside(effect: Spawn | Shadow) -> Call:
+        """Another script that begins now."""
+        call = Call(effect.rpc, effect.service)
+        call.script = effect.service(effect.rpc)
+        return call
 
     def _later(self, call: Call, when: float, reply: object) -> None:
         turn = call.turn
@@ -243,6 +290,9 @@ class Simulation:
             case Drain():
                 call.effects.append("drain")
                 assert call.ends is not None, "a drain follows a send that was answered with an open stream"
+                if call.parent is not None:
+                    call.outcome = OPEN
+                    self._news(call)
                 self._bounded(call, call.ends.end or OK, now + call.ends.lasts)
             case Sleep(seconds=seconds):
                 call.effects.append(f"sleep {seconds:g}")
@@ -255,6 +305,42 @@ class Simulation:
                     self._waiting[call] = version
                     if until is not None:
                         self._later(call, until, None)
+            case Spawn() | Race() | Adopt() | Shadow():
+                self._several(call, effect)
+
+    def _several(self, call: Call, effect: Spawn | Race | Adopt | Shadow) -> None:
+        """What has to do with several scripts at once."""
+        now = self.clock.now
+        match effect:
+            case Spawn():
+                branch = self._beside(effect)
+                branch.parent, branch.effects = call, call.effects
+                call.branches.append(branch)
+                self._resume(branch, None)
+                self._resume(call, branch)
+            case Race(branches=branches, until=until):
+                call.racing = branches
+                for said in branches:
+                    if said.outcome is not None:
+                        self._later(call, now, said)
+                if until is not None:
+                    self._later(call, until, None)
+            case Adopt(branch=chosen):
+                assert isinstance(chosen, Call)
+                assert chosen.outcome is not None, "what has no outcome yet can't be adopted"
+                call.adopted = chosen
+                for other in call.branches:
+                    if other is not chosen and (other.outcome is None or other.outcome.open):
+                        call.effects.append(f"cancel {other.rpc.node.address.removesuffix(':1')}")
+                        self.abandon(other)
+                if not chosen.outcome.open:
+                    self._later(call, now, chosen.outcome)
+            case Shadow():
+                shadow = self._beside(effect)
+                self.shadows.append(shadow)
+                call.effects.append("shadow")
+                self._resume(shadow, None)
+                self._resume(call, None)
 
     def _bounded(self, call: Call, outcome: Outcome, when: float) -> None:
         """The wire's own deadline ends what takes longer."""

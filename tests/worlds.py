@@ -66,6 +66,8 @@ def planned(*nodes: Node, picker: Picker | None = None, known: bool = True, **ro
         retry=retry,
         may_retry=judge(retry.on),
         faults=Faults(rule.fault) if rule.fault else None,
+        hedge=rule.hedge,
+        non_fatal=judge(rule.hedge.non_fatal if rule.hedge else ()),
     )
 
 
@@ -122,6 +124,7 @@ class Known:
         locality: Locality = NOWHERE,
         client: int = 0,
         seed: int = 1,
+        disabled: Sequence[str] = (),
     ) -> None:
         self.now = START
         self.told: list[tuple[str, str, str]] = []
@@ -132,7 +135,8 @@ class Known:
         self.rejected: dict[str, str] = {}
         self._version = 0
         dice = random.Random(seed).random
-        self._compiler = Compiler(self.nodes, compose, BALANCERS, Here(locality, labels or {}, client), dice)
+        here = Here(locality, labels or {}, client)
+        self._compiler = Compiler(self.nodes, compose, BALANCERS, here, dice, frozenset(disabled))
 
     def _tell(self, what: str, _key: ClusterKey, address: str, why: str) -> None:
         self.told.append((what, address, why))

@@ -12,12 +12,14 @@ from typing import TYPE_CHECKING, Any
 
 import grpc
 
-from proxyless.channel import wire
+from proxyless.channel.aio_branches import AioBranch, AioBranches, beside
+from proxyless.channel.aio_endings import ending
+from proxyless.channel.aio_shadow import AioFeed
 from proxyless.channel.news import await_news
 from proxyless.channel.wires import AioWires
 from proxyless.errors import AioMeshRpcError
 from proxyless.model.codes import Code
-from proxyless.script import OK, Drain, Outcome, Rpc, Send, Sleep
+from proxyless.script import Drain, Outcome, Rpc, Send, Sleep, Wait
 
 if TYPE_CHECKING:
     from proxyless.channel.aio import AioMeshChannel
@@ -41,6 +43,14 @@ class Driven:
     _outcome: Outcome | None = None
     _callbacks: list[Any] | None = None
     _committed = False
+    _branches: AioBranches | None = None
+    """The attempts of a hedged call."""
+    _adopted: AioBranch | None = None
+    """The one of them whose answer has begun, and is the call's."""
+    _feeds: tuple[AioFeed, ...] = ()
+    """Where the copies of this call are given what is written."""
+    _kept = True
+    """Whether a call that nobody holds is carried on all the same."""
 
     def __init__(
         self,
@@ -83,13 +93,15 @@ class Driven:
                     compression=self._compression,
                 )
             except BaseException:  # a misuse that grpcio reports: the node must not stay engaged
-                self._script.close()
+                self._close_script()
                 raise
             self._native = native
             self._watch(native)
-        elif effect.__class__ is not Drain:
+        elif effect.__class__ is Sleep or effect.__class__ is Wait:
             self._channel.streams.add(self)  # no attempt stands for it now, and closing the channel ends it too
             self._rest = self._loop.create_task(self._pause(effect))
+        elif effect.__class__ is not Drain:
+            beside(self, effect)
 
     def _watch(self, native: Any) -> None:
         """Be told when `native` ends. The channel keeps the call until then: who lets go of it without
@@ -118,6 +130,8 @@ class Driven:
         self._settled = native
         if reply.code != 0:
             reply.committed = self._committed
+        if self._adopted is not None:
+            self._adopted.attempt_over(reply)
         self._rpc.now = self._channel.clock()
         try:
             self._step(reply)
@@ -152,6 +166,14 @@ class Driven:
     def _break_off(self, error: Exception) -> None:
         """The call can't be carried on (its mesh is closed): whoever waits for it must not wait for ever."""
         self._finish(Outcome(Code.INTERNAL, f"the call could not be carried on: {error}", error=error))
+
+    def _close_script(self) -> None:
+        """It will not be resumed, and nor will what it has spawned."""
+        self._script.close()
+        if self._branches is not None:
+            self._branches.end()
+        for feed in self._feeds:
+            feed.break_off()
 
     async def _complete(self) -> Outcome:
         """Carry the call to its end, whoever else is doing so; for `code()`, `details()` and their like."""
@@ -204,12 +226,12 @@ class Driven:
         if self._outcome is not None:
             return False
         self._outcome = Outcome(Code.CANCELLED, _LOCALLY_CANCELLED, refused="cancelled")
+        self._rpc.now = self._channel.clock()
+        self._close_script()
         if self._native is not None:
             self._native.cancel()
         if self._rest is not None:
             self._rest.cancel()
-        self._rpc.now = self._channel.clock()
-        self._script.close()
         self._finish(self._outcome)
         return True
 
@@ -234,6 +256,10 @@ class Driven:
     async def initial_metadata(self) -> Any:
         while True:
             native = self._native
+            if native is None and self._outcome is None:
+                assert self._rest is not None
+                await asyncio.wait((self._rest,))
+                continue
             if native is None or (self._outcome is not None and self._outcome.refused):
                 outcome = await self._complete()
                 if self._native is None or outcome.refused:
@@ -298,6 +324,8 @@ class Driven:
         self._outcome = Outcome(Code.CANCELLED, _LOCALLY_CANCELLED, refused="cancelled")
         self._rpc.now = self._channel.clock()
         script.close()
+        if self._branches is not None:
+            self._branches.abandon()
         if self._native is None:
             return
         try:
@@ -310,18 +338,3 @@ class Driven:
 
     def __del__(self) -> None:
         self.abandon()
-
-
-async def ending(rpc: Rpc, native: Any) -> Outcome:
-    """How a native call ended, when it has; never raises what it ended with."""
-    code = await native.code()
-    if code is grpc.StatusCode.OK:
-        return wire.success(await native.trailing_metadata()) if wire.reads_trailers(rpc) else OK
-    error = grpc.aio.AioRpcError(
-        code,
-        await native.initial_metadata(),
-        await native.trailing_metadata(),
-        await native.details(),
-        await native.debug_error_string(),
-    )
-    return wire.failure(error)

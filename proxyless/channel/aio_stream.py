@@ -26,6 +26,7 @@ class StreamResponse(Driven):
 
     _style: str | None = None
     _exhausted = False
+    _kept = False
 
     def _watch(self, native: Any) -> None:
         self._channel.streams.add(self)
@@ -128,9 +129,13 @@ class StreamStreamCall(StreamResponse, grpc.aio.StreamStreamCall):  # type: igno
     """Streams both ways, under way: requests from an iterator, or message by message with `write`."""
 
     async def write(self, request: Any) -> None:
+        for feed in self._feeds:
+            feed.put(request)
         await write(self, request)
 
     async def done_writing(self) -> None:
+        for feed in self._feeds:
+            feed.end()
         await done_writing(self)
 
     @property

@@ -28,9 +28,13 @@ class StreamUnaryCall(Driven, grpc.aio.StreamUnaryCall):  # type: ignore[type-ar
         return awaited(self)
 
     async def write(self, request: Any) -> None:
+        for feed in self._feeds:
+            feed.put(request)
         await write(self, request)
 
     async def done_writing(self) -> None:
+        for feed in self._feeds:
+            feed.end()
         await done_writing(self)
 
     @property

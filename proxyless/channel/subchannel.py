@@ -13,7 +13,7 @@ import gc
 import os
 import threading
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, TypeVar
 from weakref import WeakSet
 
@@ -39,6 +39,11 @@ class Profile:
     credentials: Any = None
     options: tuple[tuple[str, Any], ...] = ()
     compression: Any = None
+
+    def named(self, authority: str) -> Profile:
+        """The same, under another authority."""
+        options = tuple((name, value) for name, value in self.options if name != "grpc.default_authority")
+        return replace(self, authority=authority, options=options)
 
     def arguments(self, connection: Connection) -> list[tuple[str, Any]]:
         """Channel arguments: ours, and over them whatever the user set."""

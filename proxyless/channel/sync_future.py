@@ -7,25 +7,24 @@ rest: a caller who cancels, or asks for the result, from another thread.
 
 from __future__ import annotations
 
-import logging
 import threading
 import weakref
-from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
 import grpc
 
 from proxyless.channel import wire
 from proxyless.channel.news import Waiter
+from proxyless.channel.sync_branches import RACING, Branches
+from proxyless.channel.sync_endings import CODES, LOCALLY_CANCELLED, call_back, trailers_of
+from proxyless.channel.sync_shadow import cast
 from proxyless.channel.wires import SyncWires
 from proxyless.errors import MeshRpcError
 from proxyless.model.codes import Code
-from proxyless.script import Outcome, Rpc, Send, Sleep, Wait
+from proxyless.script import Adopt, Outcome, Race, Rpc, Send, Shadow, Sleep, Spawn, Wait
 
 if TYPE_CHECKING:
     from proxyless.channel.sync import MeshChannel
-
-log = logging.getLogger("proxyless")
 
 
 class CallFuture(grpc.Call, grpc.Future):  # type: ignore[type-arg]
@@ -33,6 +32,9 @@ class CallFuture(grpc.Call, grpc.Future):  # type: ignore[type-arg]
 
     And as with those, a call that nobody holds any more is cancelled, unless somebody is to be called back.
     """
+
+    _branches: Branches | None = None
+    """The attempts of a hedged call."""
 
     def __init__(
         self,
@@ -74,7 +76,7 @@ class CallFuture(grpc.Call, grpc.Future):  # type: ignore[type-arg]
         self._rpc.now = self._channel.clock()
         try:
             if self._outcome is not None:
-                self._script.close()
+                self._close_script()
                 self._call_back()
                 return
             effect = self._script.send(reply)
@@ -89,21 +91,53 @@ class CallFuture(grpc.Call, grpc.Future):  # type: ignore[type-arg]
                 raise
         elif isinstance(effect, Sleep):
             self._channel.timers.after(effect.seconds, lambda: self._resume(None))
-        else:
-            assert isinstance(effect, Wait)
+        elif isinstance(effect, Wait):
             Waiter(self._channel, effect, self._resume)
+        elif isinstance(effect, Shadow):
+            cast(self._channel, self._wires, effect, self._arguments)
+            self._advance(None)
+        else:
+            self._beside(effect)
+
+    def _beside(self, effect: Any) -> None:
+        """Perform what has to do with several attempts at once."""
+        branches = self._branches
+        if branches is None:
+            branches = self._branches = Branches(self._channel, self._wires, self._arguments)
+        if isinstance(effect, Spawn):
+            self._advance(branches.spawn(effect, self._close_script))
+        elif isinstance(effect, Race):
+            said = branches.race(effect, self._noticed())
+            if said is not RACING:
+                self._advance(said)
+        elif isinstance(effect, Adopt):
+            adopted = branches.adopt(effect.branch)
+            with self._changed:
+                self._native = adopted.native
+                self._changed.notify_all()
+            self._advance(adopted.outcome)
+
+    def _noticed(self) -> _Notice:
+        notice = _Notice(self)
+        with self._changed:
+            self._notice = notice
+            if self._callbacks:
+                notice.kept = self
+        return notice
+
+    def _close_script(self) -> None:
+        self._script.close()
+        if self._branches is not None:
+            self._branches.end()
 
     def _attempt(self) -> None:
         rpc = self._rpc
         request, credentials, compression = self._arguments
         left = None if rpc.deadline is None else rpc.deadline - rpc.now
         native = self._wires.of(rpc).future(request, left, rpc.metadata, credentials, None, compression)
-        notice = _Notice(self)
+        notice = self._noticed()
         with self._changed:
             self._native = native
-            self._notice = notice
-            if self._callbacks:
-                notice.kept = self
             over = self._outcome is not None
             self._changed.notify_all()
         if over:
@@ -145,6 +179,9 @@ class CallFuture(grpc.Call, grpc.Future):  # type: ignore[type-arg]
             self._outcome = outcome
             native = self._native
             self._changed.notify_all()
+        if self._branches is not None and self._branches.end():
+            self._channel.timers.after(0, lambda: self._resume(None))
+            return True
         if native is None or not native.cancel():  # between attempts: nothing else will come back soon
             self._channel.timers.after(0, self._call_back)
         return True
@@ -157,7 +194,7 @@ class CallFuture(grpc.Call, grpc.Future):  # type: ignore[type-arg]
         # The attempt goes with us, and grpcio cancels it.
         if getattr(self, "_outcome", self) is None:
             self._rpc.now = self._channel.clock()
-            self._script.close()
+            self._close_script()
 
     # -- grpc.Future
 
@@ -266,7 +303,7 @@ class CallFuture(grpc.Call, grpc.Future):  # type: ignore[type-arg]
         return self._native.trailing_metadata()
 
     def code(self) -> Any:
-        return _CODES[self._final().code]
+        return CODES[self._final().code]
 
     def details(self) -> Any:
         outcome = self._final()
@@ -289,24 +326,6 @@ class CallFuture(grpc.Call, grpc.Future):  # type: ignore[type-arg]
         return f"<proxyless call of {self._rpc.service} {self._rpc.method}: {state}>"
 
 
-_CODES = {code.value[0]: code for code in grpc.StatusCode}
-LOCALLY_CANCELLED = "Locally cancelled by application!"
-
-
-def trailers_of(outcome: Outcome) -> Any:
-    """The trailing metadata of a call that no server answers for."""
-    return () if outcome.refused in ("", "cancelled") else (("proxyless-reason", outcome.refused),)
-
-
-def call_back(callbacks: Iterable[Any]) -> None:
-    """Call each; one that fails takes neither the others nor grpcio's thread with it."""
-    for callback in callbacks:
-        try:
-            callback()
-        except Exception:
-            log.exception("a callback of a finished call failed")
-
-
 class _Notice:
     """Tells a future that its attempt has ended, without keeping it alive for as long as that takes."""
 
@@ -317,8 +336,11 @@ class _Notice:
         self.kept: CallFuture | None = None
         """The future itself, once somebody is to be called back."""
 
-    def __call__(self) -> None:
+    def __call__(self, *said: Any) -> None:
         future = self._future()
         self.kept = None
         if future is not None:
-            future.attempted()
+            if said:
+                future._resume(*said)
+            else:
+                future.attempted()

@@ -14,10 +14,12 @@ import grpc
 
 from proxyless.channel import wire
 from proxyless.channel.news import Waiter
-from proxyless.channel.sync_future import LOCALLY_CANCELLED, call_back
+from proxyless.channel.sync_branches import RACING, Branch, Branches, ended
+from proxyless.channel.sync_endings import LOCALLY_CANCELLED, call_back
+from proxyless.channel.sync_shadow import cast
 from proxyless.channel.wires import SyncWires
 from proxyless.model.codes import Code
-from proxyless.script import OPEN, Outcome, Rpc, Send, Sleep, Wait
+from proxyless.script import OPEN, Adopt, Outcome, Race, Rpc, Send, Shadow, Sleep, Spawn, Wait
 
 if TYPE_CHECKING:
     from proxyless.channel.sync import MeshChannel
@@ -27,6 +29,11 @@ CANCELLED = Outcome(Code.CANCELLED, LOCALLY_CANCELLED, refused="cancelled")
 
 class Progress:
     """How far the script has come. The lock is re-entrant: an attempt may end inside the call that starts it."""
+
+    branches: Branches | None = None
+    """The attempts of a hedged call."""
+    adopted: Branch | None = None
+    """The one of them whose answer has begun, and is the call's."""
 
     def __init__(self, channel: MeshChannel, wires: SyncWires, rpc: Rpc, arguments: tuple[Any, Any, Any]) -> None:
         self.channel = channel
@@ -80,13 +87,44 @@ class Progress:
             try:
                 self._begin_attempt()
             except BaseException:  # a misuse that grpcio reports: the node must not stay engaged
-                self.script.close()
+                self._close_script()
                 raise
         elif isinstance(effect, Sleep):
             self.channel.timers.after(effect.seconds, lambda: self.resume(None))
         elif isinstance(effect, Wait):
             Waiter(self.channel, effect, self.resume)
+        elif isinstance(effect, Shadow):
+            cast(self.channel, self.wires, effect, self.arguments)
+            self._step(None)
+        elif isinstance(effect, (Spawn, Race, Adopt)):
+            self._beside(effect)
         # else Drain: the caller reads on, and the end of the attempt is what comes next
+
+    def _beside(self, effect: Spawn | Race | Adopt) -> None:
+        """Perform what has to do with several attempts at once."""
+        if self.branches is None:
+            self.branches = Branches(self.channel, self.wires, self.arguments, streams=True)
+        if isinstance(effect, Spawn):
+            self._step(self.branches.spawn(effect, self._close_script))
+        elif isinstance(effect, Race):
+            said = self.branches.race(effect, self.resume)
+            if said is not RACING:
+                self._step(said)
+        else:
+            self._adopt(self.branches.adopt(effect.branch))
+
+    def _adopt(self, branch: Branch) -> None:
+        owner = self.owner()
+        if owner is None:
+            self.abandon()
+        elif branch.outcome is OPEN:
+            self.adopted = branch
+            self.committed = True
+            self._follow(owner, branch.native)
+        else:
+            owner.native = branch.native
+            self.changed.notify_all()
+            self._step(branch.outcome)
 
     def _begin_attempt(self) -> None:
         owner = self.owner()
@@ -96,7 +134,10 @@ class Progress:
         rpc = self.rpc
         request, credentials, compression = self.arguments
         left = None if rpc.deadline is None else rpc.deadline - rpc.now
-        native = self.wires.of(rpc)(request, left, rpc.metadata, credentials, None, compression)
+        self._follow(owner, self.wires.of(rpc)(request, left, rpc.metadata, credentials, None, compression))
+
+    def _follow(self, owner: Any, native: Any) -> None:
+        """Have the caller read this attempt, and be told when it ends."""
         self.attempt += 1
         number = self.attempt
         owner.native = native
@@ -135,7 +176,9 @@ class Progress:
         if native is None:
             self.abandon()
         else:
-            outcome = wire.ended(self.rpc, native)
+            if self.adopted is not None:
+                self.adopted.attempt_over(native)
+            outcome = ended(self.rpc, native)
             if outcome.code != 0:
                 outcome.committed = self.committed or wire.began(native)
             self._step(outcome)
@@ -191,8 +234,13 @@ class Progress:
         with self.changed:
             if self.outcome is None:
                 self.rpc.now = self.channel.clock()
-                self.script.close()
+                self._close_script()
                 self.finish(outcome)
+
+    def _close_script(self) -> None:
+        self.script.close()
+        if self.branches is not None:
+            self.branches.end()
 
     def finish(self, outcome: Outcome) -> None:
         """The script has returned, or will not be asked again."""

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import grpc
 
 from proxyless.channel.requests import Requests
-from proxyless.channel.sync_future import _CODES, trailers_of
+from proxyless.channel.sync_endings import CODES, trailers_of
 from proxyless.channel.sync_progress import CANCELLED, Progress
 from proxyless.channel.wires import SyncWires
 from proxyless.errors import MeshRpcError
@@ -78,15 +78,15 @@ class StreamCall(grpc.Call, grpc.Future):  # type: ignore[type-arg]
             return outcome.error
         native = self.native
         if outcome.refused == "cancelled" and native is not None and native.code() is grpc.StatusCode.CANCELLED:
-            return native  # type: ignore[no-any-return]  # grpcio's streams are their own errors
+            return getattr(native, "plain", native)  # type: ignore[no-any-return]  # grpcio's streams are errors
         return MeshRpcError(outcome.code, outcome.refused, outcome.details)
 
     def __del__(self) -> None:
         progress = getattr(self, "_progress", None)
         if progress is not None and progress.outcome is None:
+            progress.abandon()  # first: what ends a branch of it is not the branch's own failure
             if self.native is not None:
                 self.native.cancel()
-            progress.abandon()
 
     # -- grpc.Call and grpc.Future
 
@@ -104,8 +104,8 @@ class StreamCall(grpc.Call, grpc.Future):  # type: ignore[type-arg]
             if progress.outcome is not None:
                 return False
             native = self.native
-            following = native is not None and native.cancel()
             progress.abandon(outcome)
+            following = native is not None and native.cancel()
         if not following:
             progress.channel.timers.after(0, progress.call_back)
         return True
@@ -160,7 +160,7 @@ class StreamCall(grpc.Call, grpc.Future):  # type: ignore[type-arg]
         return self.native.trailing_metadata()
 
     def code(self) -> Any:
-        return _CODES[self._final(None).code]
+        return CODES[self._final(None).code]
 
     def details(self) -> Any:
         outcome = self._final(None)

@@ -12,13 +12,14 @@ import grpc
 from proxyless.channel import wire
 from proxyless.channel.news import block_for_news
 from proxyless.channel.requests import Requests
+from proxyless.channel.sync_branches import Branches
 from proxyless.channel.sync_future import CallFuture
 from proxyless.channel.sync_scoped import pause
 from proxyless.channel.wires import SyncWires
 from proxyless.context import SCOPE, caller_has_gone
 from proxyless.errors import MeshRpcError
 from proxyless.model.codes import Code
-from proxyless.script import OK, Outcome, Rpc, Send, Sleep
+from proxyless.script import OK, Outcome, Race, Rpc, Send, Sleep, Wait
 
 if TYPE_CHECKING:
     from proxyless.channel.sync import MeshChannel
@@ -82,6 +83,7 @@ class _UnaryResponse:
         script = channel.entry(rpc)
         scope = SCOPE.get()
         response = None
+        branches: Branches | None = None
         reply: Any = None
         try:
             while True:
@@ -106,18 +108,25 @@ class _UnaryResponse:
                     channel.pause(effect.seconds) if scope is None else pause(scope, effect.seconds)
                     reply = None
                     _unless_forsaken(rpc)
-                else:
-                    reply = block_for_news(channel, effect)  # type: ignore[arg-type]
+                elif effect.__class__ is Wait:
+                    reply = block_for_news(channel, effect)
                     _unless_forsaken(rpc)
+                else:
+                    branches = branches or Branches(channel, self._wires, (request, credentials, compression))
+                    reply = branches.perform(effect, scope)
+                    if effect.__class__ is Race:
+                        _unless_forsaken(rpc)
                 rpc.now = channel.clock()
         except StopIteration as stop:
             outcome: Outcome = stop.value
         except BaseException:  # an interrupt, or a misuse that grpcio reports: the node must not stay engaged
             rpc.now = channel.clock()
             script.close()
+            if branches is not None:
+                branches.end()
             raise
         if outcome.code == 0:
-            return response
+            return response if branches is None else branches.answer(response, with_call)
         raise error_of(outcome)
 
 

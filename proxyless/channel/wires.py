@@ -28,10 +28,24 @@ def _native(arity: str, signature: tuple[Any, ...]) -> tuple[Any, ...]:
 class SyncWires:
     """For threads."""
 
-    __slots__ = ("_arity", "_known", "_native_signature", "_profile", "_streams", "_subchannels", "signature")
+    __slots__ = (
+        "_arity",
+        "_feeds",
+        "_known",
+        "_native_signature",
+        "_profile",
+        "_shadow",
+        "_streams",
+        "_subchannels",
+        "signature",
+    )
 
-    def __init__(self, arity: str, signature: tuple[Any, ...], profile: Profile, subchannels: Subchannels) -> None:
+    def __init__(
+        self, arity: str, signature: tuple[Any, ...], profile: Profile, subchannels: Subchannels, feeds: bool = True
+    ) -> None:
         self._arity = arity
+        self._feeds = feeds and arity.startswith("stream")
+        self._shadow: SyncWires | None = None
         self.signature = signature
         self._native_signature = _native(arity, signature)
         self._profile = profile
@@ -51,7 +65,7 @@ class SyncWires:
             native = self._subchannels.sync_method(
                 rpc.node.address, rpc.cluster.connection, self._profile, self._arity, self._native_signature
             )
-            if self._arity.startswith("stream"):
+            if self._feeds:
                 native = Feeding(native)
             by_node[rpc.node] = native
         return native
@@ -66,6 +80,20 @@ class SyncWires:
             streams = self._streams = SyncWires("unary_stream", self.signature, profile, self._subchannels)
         return ScopedUnary(streams.of(rpc), scope)
 
+    @property
+    def streams(self) -> bool:
+        """Whether the response is a stream."""
+        return self._arity.endswith("stream")
+
+    def shadow(self, authority: str) -> SyncWires:
+        """The same method for copies of requests: under another authority, and of bytes, in and out."""
+        shadow = self._shadow
+        if shadow is None or shadow._profile.authority != authority:
+            signature = (self.signature[0], None, None, False)
+            profile = self._profile.named(authority)
+            shadow = self._shadow = SyncWires(self._arity, signature, profile, self._subchannels, feeds=False)
+        return shadow
+
 
 class AioWires:
     """For event loops: grpcio binds a channel to its loop, and a process may run several."""
@@ -73,10 +101,12 @@ class AioWires:
     __slots__ = (
         "__weakref__",
         "_arity",
+        "_feeds",
         "_known",
         "_loop_ended",
         "_native_signature",
         "_profile",
+        "_shadow",
         "_subchannels",
         "signature",
     )
@@ -88,8 +118,11 @@ class AioWires:
         profile: Profile,
         subchannels: Subchannels,
         loop_ended: Callable[[], None],
+        feeds: bool = True,
     ) -> None:
         self._arity = arity
+        self._feeds = feeds and arity.startswith("stream")
+        self._shadow: AioWires | None = None
         self.signature = signature
         self._native_signature = _native(arity, signature)
         self._profile = profile
@@ -117,7 +150,22 @@ class AioWires:
         if native is None:
             channel = self._subchannels.aio(loop, rpc.node.address, rpc.cluster.connection, self._profile)
             native = getattr(channel, self._arity)(*self._native_signature)
-            if self._arity.startswith("stream"):
+            if self._feeds:
                 native = AioFeeding(native)
             by_node[rpc.node] = native
         return native
+
+    @property
+    def streams(self) -> bool:
+        """Whether the response is a stream."""
+        return self._arity.endswith("stream")
+
+    def shadow(self, authority: str) -> AioWires:
+        """The same method for copies of requests: under another authority, and of bytes, in and out."""
+        shadow = self._shadow
+        if shadow is None or shadow._profile.authority != authority:
+            signature = (self.signature[0], None, None, False)
+            profile = self._profile.named(authority)
+            shadow = AioWires(self._arity, signature, profile, self._subchannels, self._loop_ended, feeds=False)
+            self._shadow = shadow
+        return shadow

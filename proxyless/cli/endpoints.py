@@ -42,7 +42,8 @@ def endpoints(service: OneService = None, source: Source = None, output: Output 
 
 def shown(entry: dict[str, Any]) -> dict[str, Any]:
     """An endpoint of `Mesh.status()` as the command line shows it."""
-    return {field: entry[field] for field in (*FIELDS, *STANDING) if field in FIELDS or field in entry}
+    shown = {field: entry[field] for field in (*FIELDS, *STANDING) if field in FIELDS or field in entry}
+    return shown | ({"mirror": True} if entry.get("mirror") else {})
 
 
 def missing(view: View) -> Iterator[tuple[str, str, str]]:
@@ -66,6 +67,11 @@ def left_out(found: Sequence[tuple[str, str, str]]) -> None:
         screen.line(f"  {destination}: {why}: {', '.join(addresses[:FEW])}", (more, QUIET))
 
 
+def subset_cell(subset: str | None, mirror: bool) -> Cell:
+    """A destination of copies is told from the one of calls."""
+    return " ".join(filter(None, (subset, "(mirror)" if mirror else ""))) or NONE
+
+
 def table(listed: list[dict[str, Any]], indent: int = 0) -> None:
     """Endpoints for people."""
     heads: tuple[str, ...] = ("ADDRESS", "SERVICE", "SUBSET", "LOCALITY", "WEIGHT", "STATE")
@@ -73,7 +79,7 @@ def table(listed: list[dict[str, Any]], indent: int = 0) -> None:
         (
             entry["address"],
             entry["service"],
-            entry["subset"] or NONE,
+            subset_cell(entry["subset"], entry.get("mirror", False)),
             entry["locality"] or NONE,
             str(entry["weight"]),
             (entry["state"], state_style(entry["state"])),

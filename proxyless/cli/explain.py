@@ -91,9 +91,12 @@ def _show(view: View, made: Mapping[str, Any]) -> None:
         if made["timeout"]
         else "none; only the caller's deadline holds",
     )
-    _fact("Retry", _retry(made["retry"]))
+    hedge = made.get("hedge")
+    _fact("Retry", _retry(made["retry"]) if hedge is None else "none: this route is hedged")
+    if hedge is not None:
+        _fact("Hedge", _hedge(hedge))
     _fact("Fault", _block(made["fault"]) if made["fault"] else "none")
-    _fact("Mirror", "; ".join(_block(mirror) for mirror in made["mirror"]) or "none")
+    _fact("Mirror", "; ".join(map(_mirror, made["mirror"])) or "none")
     _placed(made)
     _split(made)
     if made["endpoints"]:
@@ -153,8 +156,8 @@ def _refusal(view: View, made: Mapping[str, Any]) -> None:
 
 
 def _clusters(view: View, made: Mapping[str, Any]) -> list[Cluster]:
-    keys = [(part["service"], part["subset"] or "") for part in made["split"]]
-    return [cluster for key, cluster in view.snapshot.clusters.items() if key in keys]
+    named = [(part["service"], part["subset"] or "", False) for part in made["split"]]
+    return [cluster for key, cluster in view.snapshot.clusters.items() if tuple(key) in named]
 
 
 def _retry(retry: Mapping[str, Any] | None) -> str:
@@ -162,6 +165,18 @@ def _retry(retry: Mapping[str, Any] | None) -> str:
         return "none"
     each = f", each try at most {seconds(retry['per_try_timeout'])}" if retry["per_try_timeout"] else ""
     return f"up to {retry['attempts']} more tries{each}, after {', '.join(retry['on'])}"
+
+
+def _hedge(hedge: Mapping[str, Any]) -> str:
+    more = f"up to {hedge['attempts']} more at the same time, {seconds(hedge['delay'])} apart"
+    return f"{more}; at once after {', '.join(hedge['non_fatal'])}" if hedge["non_fatal"] else more
+
+
+def _mirror(mirror: Mapping[str, Any]) -> str:
+    to = destination(mirror["service"], mirror["subset"])
+    there = mirror["endpoints"]
+    along = f", with {' '.join(mirror['allow_headers'])}" if mirror["allow_headers"] else ""
+    return f"{percent(mirror['percent'])} to {to} ({there} endpoint{'' if there == 1 else 's'}){along}"
 
 
 def _split(made: Mapping[str, Any]) -> None:

@@ -6,7 +6,7 @@ The checks are the dialect's and the compiler's, the same that a client makes; n
 from __future__ import annotations
 
 import random
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from importlib.metadata import entry_points
 from typing import Any, NoReturn
@@ -18,6 +18,7 @@ from proxyless.control.dialects import decode
 from proxyless.control.standing import Here
 from proxyless.model.documents import MeshDocument, ServiceDocument, Subset
 from proxyless.model.findings import Finding
+from proxyless.model.routes import Mirror, Route, Split
 from proxyless.policy.balancers import BALANCERS
 
 Value = ServiceDocument | MeshDocument
@@ -77,7 +78,12 @@ def beside(keys: Iterable[str], stored: Mapping[str, RawDocument], values: Mappi
 def _references(value: Value) -> set[str]:
     if isinstance(value, MeshDocument):
         return set()
-    return {SERVICES + split.service for route in value.routes for split in route.split if split.service}
+    return {SERVICES + to.service for route in value.routes for to in _targets(route) if to.service}
+
+
+def _targets(route: Route) -> Iterator[Split | Mirror]:
+    yield from route.split
+    yield from route.mirror
 
 
 def _beside_each_other(made: Review, by_key: Mapping[str, Draft]) -> None:
@@ -109,10 +115,10 @@ def _subsets(values: Mapping[str, Value]) -> dict[str, list[tuple[str, str]]]:
     """By document: the subsets of other services that it names, as (key of the owner, subset)."""
     return {
         key: [
-            (SERVICES + split.service, split.subset)
+            (SERVICES + to.service, to.subset)
             for route in value.routes
-            for split in route.split
-            if split.service and split.subset
+            for to in _targets(route)
+            if to.service and to.subset
         ]
         for key, value in values.items()
         if isinstance(value, ServiceDocument)

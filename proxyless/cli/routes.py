@@ -12,7 +12,7 @@ from proxyless.cli.session import View, look
 
 if TYPE_CHECKING:
     from proxyless.model.matches import Match
-    from proxyless.model.snapshot import PlannedRoute, ServiceTable
+    from proxyless.model.snapshot import ClusterKey, PlannedRoute, ServiceTable
 
 
 def routes(service: OneService = None, source: Source = None, output: Output = Format.table) -> int:
@@ -57,9 +57,13 @@ def _leads_to(service: str, route: PlannedRoute) -> str:
     if answer is not None:
         return f"an answer of our own: {answer.status}"
     if len(route.clusters) == 1:
-        return destination(*route.clusters[0].key, of=service)
+        return _named(route.clusters[0].key, service)
     parts = zip(route.clusters, route.shares, strict=False)
-    return ", ".join(f"{percent(100 * share)} {destination(*cluster.key, of=service)}" for cluster, share in parts)
+    return ", ".join(f"{percent(100 * share)} {_named(cluster.key, service)}" for cluster, share in parts)
+
+
+def _named(key: ClusterKey, of: str) -> str:
+    return destination(key.service, key.subset, of)
 
 
 def destination(service: str, subset: str | None, of: str = "") -> str:

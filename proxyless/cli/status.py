@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from proxyless.cli import screen
-from proxyless.cli.endpoints import ladder, shown, state_style
+from proxyless.cli.endpoints import ladder, shown, state_style, subset_cell
 from proxyless.cli.failures import Failure, Misuse
 from proxyless.cli.options import Format, Output, Source
 from proxyless.cli.process import Pid, asked
@@ -104,13 +104,16 @@ def _verdict(document: dict[str, Any]) -> Cell:
 
 def _destinations(status: Mapping[str, Any]) -> None:
     rows: list[tuple[Cell, ...]] = []
-    states: dict[tuple[str, str], Counter[str]] = {}
+    states: dict[tuple[str, str, bool], Counter[str]] = {}
     for entry in status["endpoints"]:
-        states.setdefault((entry["service"], entry["subset"] or ""), Counter())[entry["state"]] += 1
+        named = (entry["service"], entry["subset"] or "", entry.get("mirror", False))
+        states.setdefault(named, Counter())[entry["state"]] += 1
     for _, one in sorted(status["destinations"].items()):
-        counted = states.get((one["service"], one["subset"] or ""), Counter())
+        mirror = one.get("mirror", False)
+        counted = states.get((one["service"], one["subset"] or "", mirror), Counter())
         number = str(sum(counted.values()))
-        rows.append((one["service"], one["subset"] or NONE, number, _in_words(counted, one["known"])))
+        subset = subset_cell(one["subset"], mirror)
+        rows.append((one["service"], subset, number, _in_words(counted, one["known"])))
     if rows:
         screen.line()
         screen.table(("SERVICE", "SUBSET", "ENDPOINTS", "STATE"), rows)

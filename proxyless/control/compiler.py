@@ -10,11 +10,13 @@ from __future__ import annotations
 import difflib
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from itertools import chain
 from operator import is_
 from typing import Any, Protocol
 
 from proxyless.control import SERVICES
+from proxyless.control.mirroring import for_copies, mirror_to, mirrors
 from proxyless.control.standing import Here, Spot, Standing, is_short
 from proxyless.model.documents import MeshDocument, ServiceDocument
 from proxyless.model.findings import Finding
@@ -152,16 +154,20 @@ class Compiler:
         self, world: World, service: str, document: ServiceDocument
     ) -> Iterable[tuple[str, Finding]]:
         for index, route in enumerate(document.routes):
-            for number, split in enumerate(route.split):
-                if split.subset is None:
+            named = chain(
+                ((f"split[{number}]", split.service, split.subset) for number, split in enumerate(route.split)),
+                ((f"mirror[{number}]", mirror.service, mirror.subset) for number, mirror in enumerate(route.mirror)),
+            )
+            for where, other, subset in named:
+                if subset is None:
                     continue
-                owner = split.service or service
+                owner = other or service
                 known = world.services[owner].subsets if owner in world.services else {}
-                if split.subset not in known:
-                    near = difflib.get_close_matches(split.subset, list(known), n=1)
+                if subset not in known:
+                    near = difflib.get_close_matches(subset, list(known), n=1)
                     hint = f'did you mean "{near[0]}"?' if near else f"its subsets are: {', '.join(known) or 'none'}"
-                    where = f"routes[{index}].split[{number}].subset"
-                    yield owner, Finding(where, f'{owner} has no subset "{split.subset}"', hint=hint)
+                    finding = Finding(f"routes[{index}].{where}.subset", f'{owner} has no subset "{subset}"', hint=hint)
+                    yield owner, finding
 
     def _unknown_balancers(self, document: ServiceDocument) -> Iterable[Finding]:
         yield from self._unknown_balancer(document.traffic_policy, "trafficPolicy")
@@ -178,18 +184,22 @@ class Compiler:
 
     # -- clusters
 
-    @staticmethod
-    def _destinations(world: World, service: str) -> list[ClusterKey]:
+    def _destinations(self, world: World, service: str) -> list[ClusterKey]:
         document = world.services.get(service)
         routes = (document.routes if document else ()) or (CATCH_ALL,)
-        keys = [key for route in routes for key in destinations(service, route)]
+        keys = [key for route in routes for key in (*destinations(service, route), *self._mirrors(service, route))]
         return list(dict.fromkeys(keys))
+
+    def _mirrors(self, service: str, route: Route) -> list[ClusterKey]:
+        return [] if "mirror" in self._disabled else mirrors(service, route)
 
     def _cluster(self, world: World, key: ClusterKey) -> tuple[tuple[Any, ...], Cluster]:
         document = world.services.get(key.service) or ServiceDocument()
         subset = document.subsets[key.subset] if key.subset else None
         narrower = subset.traffic_policy if subset else None
         policy = settled(overlay(DEFAULTS, world.mesh.defaults.traffic_policy, document.traffic_policy, narrower))
+        if key.mirrored:
+            policy = replace(policy, limits=for_copies(policy.limits))
         discovery = document.discovery
         watched, *failover = discovery.watches(key.service)
         last = self._clusters.get(key)
@@ -267,6 +277,7 @@ class Compiler:
         timeout = route.timeout if route.timeout is not None else world.mesh.defaults.timeout
         weights = [split.weight for split in route.split] or [1.0]
         retry = route.retry or world.mesh.defaults.retry or RetryPolicy()
+        hedge = route.hedge if "hedge" not in self._disabled else None
         name = route.name or f"route-{index}"
         targets = [clusters[key] for key in destinations(service, route)]
         hashed = any(self._hashes(target) for target in targets)
@@ -286,6 +297,13 @@ class Compiler:
             sticky=sticky(route.sticky.header, [str(t.key) for t in targets], weights) if route.sticky else None,
             hash=hasher(route.hash) if hashed else None,
             rate=self._registry.rate(service, name, route.rate_limit) if route.rate_limit else None,
+            hedge=hedge,
+            non_fatal=judge(hedge.non_fatal if hedge else ()),
+            mirrors=[
+                mirror_to(clusters[key], name, mirror, self._compose)
+                for mirror, key in zip(route.mirror, self._mirrors(service, route), strict=False)
+                if mirror.percent > 0
+            ],
         )
         object.__setattr__(planned, "run", self._compose(planned))  # it knows its own route, so it comes last
         return planned

@@ -20,12 +20,13 @@ def warmed(snapshot: Snapshot, last: Snapshot | None) -> tuple[Snapshot, tuple[s
     }
     if not kept:
         return snapshot, ()
-    held = {cluster.key: cluster for table in kept.values() for route in table.routes for cluster in route.clusters}
+    held = {cluster.key: cluster for table in kept.values() for route in table.routes for cluster in route.reached}
     return Snapshot(snapshot.version, {**snapshot.services, **kept}, {**held, **snapshot.clusters}), tuple(sorted(kept))
 
 
 def known(table: ServiceTable) -> bool:
-    """Whether the source has named the endpoints of everything that this service's routes lead to."""
+    """Whether the source has named the endpoints of everything that this service's calls go to. Where copies of
+    them go is waited for by nobody."""
     return all(cluster.known for route in table.routes for cluster in route.clusters)
 
 

@@ -21,7 +21,9 @@ Regex = Annotated[str, AtMost(LONGEST_REGEX)]
 
 _WAYS = ("exact", "prefix", "suffix", "contains", "regex")
 
-_CREDENTIAL = re.compile("authorization|cookie|token|secret|password|credential|api-?key|session|signature")
+_CREDENTIAL = re.compile(
+    "authorization|cookie|token|secret|password|credential|api-?key|session|signature|jwt|client-cert"
+)
 _VEIL = "…"
 
 
@@ -78,9 +80,14 @@ class HeaderMatch:
         return f"HeaderMatch({', '.join(f'{name}={_VEIL if name in _WAYS else value}' for name, value in said)})"
 
 
+def carries_credential(name: str) -> bool:
+    """Whether what stands under this metadata key may let its holder act as the caller."""
+    return _CREDENTIAL.search(name) is not None
+
+
 def veiled(name: str, match: HeaderMatch) -> HeaderMatch:
     """`match` as people may be shown it: of a header that carries a credential the value is left out."""
-    if not _CREDENTIAL.search(name):
+    if not carries_credential(name):
         return match
     hidden: dict[str, Any] = {way: _VEIL for way in _WAYS if getattr(match, way) is not None}
     return replace(match, **hidden)

@@ -10,19 +10,25 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple, Protocol
 
-from proxyless.model.routes import RetryPolicy, Route
+from proxyless.model.routes import Hedge, RetryPolicy, Route
 from proxyless.model.topology import Endpoint, Watched
 from proxyless.model.traffic import Connection, TrafficPolicy
 
 
 class ClusterKey(NamedTuple):
-    """A destination: a service, or one subset of it ("" is all of it)."""
+    """A destination: a service, or one subset of it ("" is all of it).
+
+    `mirrored`: as it is for copies of requests, with state of its own. What becomes of a copy can't touch the
+    budget, the outliers or the limits of real calls, even where both go to the same endpoints.
+    """
 
     service: str
     subset: str = ""
+    mirrored: bool = False
 
     def __str__(self) -> str:
-        return f"{self.service}/{self.subset}" if self.subset else self.service
+        name = f"{self.service}/{self.subset}" if self.subset else self.service
+        return f"{name} (mirror)" if self.mirrored else name
 
 
 class Result(Protocol):
@@ -93,11 +99,11 @@ class DestinationState(Protocol):
     def deposit(self, now: float) -> None:
         """A call ended that nobody needs to make again."""
 
-    def withdraw(self, now: float) -> bool:
-        """Whether a retry may be made: the limit lets it in and the budget pays. `retried` ends it."""
+    def withdraw(self, now: float, hedge: bool = False) -> bool:
+        """Whether a retry, or a `hedge`, may be made: the limit lets it in and the budget pays. `retried` ends it."""
 
     def retried(self) -> None:
-        """A retry is over."""
+        """A retry or a hedge is over."""
 
     def begin(self, node: Any, held: bool = False) -> bool:
         """Whether one more attempt may be under way, and then `node` has it. `held`: the call has its place already."""
@@ -110,6 +116,9 @@ class DestinationState(Protocol):
 
     def observed(self, feedback: Feedback, result: Result, seconds: float | None, now: float) -> None:
         """Tell a balancer what it asked to know."""
+
+    def mirrored(self) -> None:
+        """A copy of a request is sent here, or would be if there were room."""
 
     def leave(self) -> None:
         """A call that held its place gives it up."""
@@ -251,6 +260,33 @@ class PlannedRoute:
     """`policy.hashing.Hasher`, where a destination's balancer goes by hashes."""
     rate: Callable[[float], bool] | None = None
     """Takes a token of the route's bucket, where it has one."""
+    hedge: Hedge | None = None
+    """Hedging takes the place of retries where it is set."""
+    non_fatal: Callable[[Any, bool], bool] = field(default=lambda _outcome, _timed_out: False)
+    """Which failures don't end a hedged call."""
+    mirrors: Sequence[PlannedMirror] = ()
+
+    @property
+    def reached(self) -> Sequence[Cluster]:
+        """Every destination that something is sent to: where calls go, and where copies of them do."""
+        return (*self.clusters, *(mirror.cluster for mirror in self.mirrors))
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class PlannedMirror:
+    """A mirror, ready to be cast: `route` is what the copy follows, its own destination and nothing that retries."""
+
+    percent: float
+    strip: Callable[[Any], Any]
+    """What it does to the request metadata."""
+    route: PlannedRoute
+    allowed: Sequence[str] = ()
+    """Keys that go along although they may carry credentials."""
+
+    @property
+    def cluster(self) -> Cluster:
+        """Where copies go."""
+        return self.route.clusters[0]
 
 
 Plan = Sequence[tuple[Callable[[Mapping[str, str], Callable[[], float]], bool] | None, PlannedRoute]]

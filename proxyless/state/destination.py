@@ -38,7 +38,9 @@ class DestinationState:
         "_panic",
         "_policy",
         "_tell",
+        "copies",
         "denied",
+        "hedges",
         "refused",
         "retries",
     )
@@ -58,7 +60,7 @@ class DestinationState:
         self._health = Health()
         self._limits = Limits(policy.limits)
         self._breaker = Breaker(policy.circuit_breaker) if policy.circuit_breaker else None
-        self.retries = self.denied = self.refused = 0
+        self.retries = self.hedges = self.copies = self.denied = self.refused = 0
 
     def follow(self, policy: TrafficPolicy, nodes: Sequence[Node], now: float) -> None:
         """Go by an edited policy and by the members there are now; what is not edited keeps what it knows."""
@@ -116,21 +118,31 @@ class DestinationState:
         with self._lock:
             self._budget.deposit(now)
 
-    def withdraw(self, now: float) -> bool:
-        """Whether a retry may be made: the limit lets it in and the budget pays. `retried` ends it."""
+    def withdraw(self, now: float, hedge: bool = False) -> bool:
+        """Whether a retry, or a `hedge`, may be made: the limit lets it in and the budget pays. `retried` ends it."""
         with self._lock:
             granted = self._limits.retries.enter()
             if granted and not self._budget.withdraw(now):
                 self._limits.retries.leave()
                 granted = False
-            self.retries += granted
+            if hedge:
+                self.hedges += granted
+            else:
+                self.retries += granted
             self.denied += not granted
         return granted
 
     def retried(self) -> None:
-        """A retry is over."""
+        """A retry or a hedge is over."""
         with self._lock:
             self._limits.retries.leave()
+
+    # -- copies of requests, where this is the destination of a mirror
+
+    def mirrored(self) -> None:
+        """A copy is sent here, or would be if there were room."""
+        with self._lock:
+            self.copies += 1
 
     # -- attempts
 
@@ -283,11 +295,13 @@ class DestinationState:
             return {
                 "retries_left": self._budget.balance(now),
                 "retries": self.retries,
+                "hedges": self.hedges,
                 "retries_denied": self.denied,
                 "breaker": self._breaker.state(now) if self._breaker is not None else None,
                 "requests": self._limits.requests.used,
                 "pending": self._limits.pending.used,
                 "refused": self.refused,
+                "mirrored": self.copies - self.refused if self.copies else 0,
                 "ejected": self._detector.out,
                 "unhealthy": len(self._health.sick),
                 "panic": self._health.panic,

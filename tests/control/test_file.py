@@ -12,6 +12,7 @@ from proxyless.control import Source
 from proxyless.control.file import FileSource
 from proxyless.control.loop import Loop
 from proxyless.events import ConfigRejected, SourceRecovered, SourceStale
+from proxyless.model.snapshot import ClusterKey
 from proxyless.model.topology import Endpoint, Locality, Watched
 from tests.control.hearing import GONE, Hearing, answer
 
@@ -65,7 +66,7 @@ def file(tmp_path: Path) -> Path:
 
 def endpoints(reading: Reading, service: str, subset: str = "") -> list[str]:
     """Addresses of a destination."""
-    found = [c for key, c in reading.snapshot.clusters.items() if key == (service, subset)]
+    found = [c for key, c in reading.snapshot.clusters.items() if key == ClusterKey(service, subset)]
     return [node.address for cluster in found for node in cluster.nodes]
 
 
@@ -77,7 +78,7 @@ def test_a_bundle_holds_the_mesh_its_services_and_their_endpoints(file: Path) ->
     assert endpoints(reading, "rec") == ["c:1"]
     assert reading.snapshot.services["rec"].routes[0].timeout == 4.0
     assert reading.errors() == {}
-    (node,) = reading.snapshot.clusters[("web", "v1")].nodes  # type: ignore[index]
+    (node,) = reading.snapshot.clusters[ClusterKey("web", "v1")].nodes
     assert node.endpoint.locality == Locality("us-east-1", "us-east-1a")
     assert node.endpoint.weight == 3
     assert [d["origin"] for d in reading.loop.status()["documents"]] == [

@@ -2,12 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import pytest
 
-from proxyless.control.dialects import native
-from proxyless.control.syntax import parse
 from proxyless.model.documents import Defaults, MeshDocument, ServiceDocument, Subset
 from proxyless.model.matches import GrpcMatch, HeaderMatch, Match, Range, StringMatch
 from proxyless.model.quantities import Duration
@@ -215,7 +211,7 @@ WRITTEN: dict[tuple[str | int, ...], str] = {
     ("trafficPolicy", "loadBalancer", "tableSize"): "65537",
     ("trafficPolicy", "connection", "maxEndpoints"): "100",
 }
-"""Something good to write for each field that is for later."""
+"""Something good to write for fields that are not in every example."""
 
 
 def nested(path: tuple[str | int, ...], value: str) -> str:
@@ -223,25 +219,6 @@ def nested(path: tuple[str | int, ...], value: str) -> str:
     for part in reversed(path):
         value = f"[{value}]" if part == 0 else f"{{{part}: {value}}}"
     return value
-
-
-@pytest.mark.parametrize("path", native.NOT_YET, ids=str)
-def test_what_is_not_done_yet_is_refused(path: tuple[str | int, ...]) -> None:
-    """Accepted in silence it would be believed to work: wherever it may stand, it is refused by name."""
-    places = [path]
-    if path[0] == "trafficPolicy":
-        places += [("subsets", "v1", *path), ("defaults", *path)]
-    for place in places:
-        kind: Any = MeshDocument if place[0] == "defaults" else ServiceDocument
-        text = nested(place, WRITTEN[path]) + "\n"
-        if kind is ServiceDocument and place[0] == "routes":
-            text = text.replace("{routes:", "{subsets: {v1: {}}, routes:")
-        value, findings = native.read(parse(text), kind)
-        assert value is None
-        dotted = ".".join(map(str, place)).replace(".0", "[0]")
-        assert [str(finding) for finding in findings] == [
-            f"{dotted} (line 1): is not supported yet by this version; take it out: nothing would obey it"
-        ]
 
 
 def test_a_balancer_s_name_is_for_the_compiler_to_know() -> None:

@@ -95,7 +95,6 @@ def test_all_findings_come_at_once_with_line_and_path_and_the_way_out() -> None:
         "routes[3].split (line 25): must have a weight above 0: all are 0, so no call could go anywhere",
         'routes[3].directResponse.status (line 26): must be one of 16 known words, got "unavailable" (text); '
         'did you mean "UNAVAILABLE"?',
-        "routes[3].mirror (line 27): is not supported yet by this version; take it out: nothing would obey it",
         "trafficPolicy.loadBalancer.choices (line 29): must be 2 to 10, got 1",
         "trafficPolicy.connection.connectTimeout (line 30): must be 10ms to 5m, got 0s",
         'trafficPolicy.tls.mode (line 31): must be DISABLE, got "MUTUAL" (text)',

@@ -12,12 +12,14 @@ from proxyless.filters.breaker import breaker
 from proxyless.filters.deadline import deadline
 from proxyless.filters.fault import fault
 from proxyless.filters.hash import hash
+from proxyless.filters.hedge import hedge
+from proxyless.filters.mirror import mirror
 from proxyless.filters.rate_limit import rate_limit
 from proxyless.filters.respond import respond
 from proxyless.filters.retry import retry
 from proxyless.filters.route import route
 from proxyless.model.quantities import Duration
-from proxyless.model.routes import DirectResponse, Fault, FaultDelay, RetryPolicy
+from proxyless.model.routes import DirectResponse, Fault, FaultDelay, Hedge, RetryPolicy
 from proxyless.model.snapshot import PlannedRoute
 from proxyless.script import Filter, Outcome, Rpc, Script, Service
 from tests.worlds import node, on_route, planned
@@ -52,6 +54,8 @@ def composed(target: PlannedRoute, monkeypatch: pytest.MonkeyPatch) -> list[Filt
         ({"retry": RetryPolicy(attempts=0)}, [balance]),
         ({"timeout": Duration(1), "retry": RetryPolicy()}, [deadline, retry, balance]),
         ({"fault": Fault(delay=FaultDelay(0.0, Duration(1)))}, [fault, balance]),
+        ({"hedge": Hedge()}, [hedge]),  # which spawns what is below it
+        ({"hedge": Hedge(), "timeout": Duration(1)}, [deadline, hedge]),
         ({"direct_response": DirectResponse("NOT_FOUND")}, [respond]),
         ({"direct_response": DirectResponse("NOT_FOUND"), "timeout": Duration(1)}, [deadline, respond]),
         ({"direct_response": DirectResponse("NOT_FOUND"), "retry": RetryPolicy()}, [respond]),
@@ -68,7 +72,7 @@ def test_a_route_has_the_filters_it_needs_and_no_other(
 def test_the_order_is_the_one_of_the_plan() -> None:
     """Routing first, balancing last; the others between them as DESIGN section 4 has it."""
     assert stack.ENTRY is route
-    order = [rate_limit, deadline, fault, respond, breaker, hash, retry, balance]
+    order = [rate_limit, deadline, fault, respond, hash, mirror, breaker, retry, hedge, balance]
     assert [stage.filter for stage in stack.STACK] == order
 
 

@@ -43,12 +43,14 @@ class Seen:
         self.over = threading.Event()
         self.cancelled = False
         self._finished = False
+        self._is_active = context.is_active
         if not context.add_callback(self._end):
             self._end()
 
     def finish(self) -> None:
-        """The handler is through; what ends after this was not cancelled."""
-        self._finished = True
+        """The handler is through; what ends after this was not cancelled. To a handler that reads requests, a call
+        that was cancelled may look like one whose requests have ended."""
+        self._finished = self._is_active()
 
     def _end(self) -> None:
         self.cancelled = not self._finished
@@ -58,8 +60,9 @@ class Seen:
 class Echo(echo_pb2_grpc.EchoServicer):  # type: ignore[misc]
     """The four methods."""
 
-    def __init__(self, name: str) -> None:
+    def __init__(self, name: str, delay: float) -> None:
         self.name = name
+        self.delay = delay
         self.seen: list[Seen] = []
         self.trailers: Pairs = []
         """What every call ends with, beside what its own metadata asks for."""
@@ -110,8 +113,8 @@ class Echo(echo_pb2_grpc.EchoServicer):  # type: ignore[misc]
 
     def _answer(self, seen: Seen, request: Request, sequence: int, context: grpc.ServicerContext) -> Reply:
         seen.requests.append(request.message)
-        if request.delay_ms:
-            seen.over.wait(request.delay_ms / 1000)
+        if request.delay_ms or self.delay:
+            seen.over.wait(max(request.delay_ms / 1000, self.delay))
         self._fail(seen, request, sequence, context)
         left = context.time_remaining()
         attempts = [value for key, value in seen.metadata if key == "grpc-previous-rpc-attempts"]
@@ -151,7 +154,7 @@ def _joined(metadata: Pairs, key: str) -> str:
 
 
 class EchoServer:
-    """A grpc server on loopback with an `Echo` behind it."""
+    """A grpc server on loopback with an `Echo` behind it; `delay`: seconds before each of its answers."""
 
     def __init__(
         self,
@@ -160,8 +163,9 @@ class EchoServer:
         credentials: grpc.ServerCredentials | None = None,
         address: str = "127.0.0.1:0",
         options: Sequence[tuple[str, Any]] = (),
+        delay: float = 0.0,
     ) -> None:
-        self.echo = Echo(name)
+        self.echo = Echo(name, delay)
         self.name = name
         self._pool = futures.ThreadPoolExecutor(24, thread_name_prefix=f"echo-{name}")
         defaults = [("grpc.so_reuseport", 0), ("grpc.max_receive_message_length", -1)]

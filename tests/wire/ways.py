@@ -44,6 +44,7 @@ class Net:
         self._addresses: list[str] = []
         self._labels: dict[str, str] = {}
         self._document = "{}"
+        self._others: dict[str, list[dict[str, str]]] = {}
         self._mesh: proxyless.Mesh | None = None
         self._closing: list[Callable[[], Any]] = []
 
@@ -85,6 +86,11 @@ class Net:
         self._labels = labels
         self._write()
 
+    def beside(self, service: str, *addresses: str) -> None:
+        """Have the file say where another service runs."""
+        self._others[service] = [{"address": address} for address in addresses]
+        self._write()
+
     def document(self, text: str) -> None:
         """Have the file say this of the service, in YAML that fits on one line."""
         self._document = text
@@ -92,7 +98,7 @@ class Net:
 
     def _write(self) -> None:
         endpoints = [{"address": address, "labels": self._labels} for address in self._addresses]
-        text = f"services: {{echo: {self._document}}}\nendpoints: {json.dumps({'echo': endpoints})}\n"
+        text = f"services: {{echo: {self._document}}}\nendpoints: {json.dumps({'echo': endpoints, **self._others})}\n"
         new = self._file.with_suffix(".new")
         new.write_text(text)
         os.replace(new, self._file)

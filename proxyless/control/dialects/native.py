@@ -1,8 +1,8 @@
 """The native language, `proxyless/v1`: documents as CONTRACT sections 3 to 5 describe them.
 
 The values are those of `model/`, decoded by `control/wording.py`. What cannot be seen from one value alone
-(names of subsets, regular expressions, filters, what this version does not do yet) is checked beside it, so
-that all findings of a document come at once.
+(names of subsets, regular expressions, filters) is checked beside it, so that all findings of a document come
+at once.
 """
 
 from __future__ import annotations
@@ -24,14 +24,6 @@ Value: TypeAlias = ServiceDocument | MeshDocument
 Dialect: TypeAlias = Callable[[Parsed, type[Value]], tuple[Value | None, list[Finding]]]
 
 LANGUAGE = "proxyless/v1"
-
-NOT_YET = (
-    ("routes", 0, "hedge"),
-    ("routes", 0, "mirror"),
-)
-"""What the language has and this version does not do: refused, so that nobody believes it is in effect.
-0 stands for any index; a path also counts where `trafficPolicy` stands deeper (subsets, defaults)."""
-
 
 REGEXES = 512
 """In one document: the worst that RE2 takes needs 6 ms and 110 KB each."""
@@ -80,10 +72,6 @@ def _beside(parsed: Parsed) -> Iterator[Finding]:
     """Checks on the plain data, so that they are made even where decoding fails elsewhere."""
     regexes = 0
     for path, value in _walk(parsed.data, ()):
-        if value is not None and _is_not_yet(path):
-            yield finding(
-                parsed.lines, path, "is not supported yet by this version", "take it out: nothing would obey it"
-            )
         if path and path[-1] == "loadBalancer" and isinstance(value, dict):
             yield from _ring_sizes(parsed, path, value)
         if isinstance(value, str) and path:
@@ -126,13 +114,6 @@ def _walk(node: Any, path: Path) -> Iterator[tuple[Path, Any]]:
     elif isinstance(node, list):
         for index, value in enumerate(node):
             yield from _walk(value, (*path, index))
-
-
-def _is_not_yet(path: Path) -> bool:
-    plain = tuple(0 if isinstance(part, int) else part for part in path)
-    if "trafficPolicy" in plain:
-        plain = plain[plain.index("trafficPolicy") :]
-    return plain in NOT_YET
 
 
 def _unknown_subsets(parsed: Parsed) -> Iterator[Finding]:

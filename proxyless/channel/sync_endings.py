@@ -1,0 +1,30 @@
+"""How a call ends, in the words that grpcio has for threads."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterable
+from typing import Any
+
+import grpc
+
+from proxyless.script import Outcome
+
+log = logging.getLogger("proxyless")
+
+CODES = {code.value[0]: code for code in grpc.StatusCode}
+LOCALLY_CANCELLED = "Locally cancelled by application!"
+
+
+def trailers_of(outcome: Outcome) -> Any:
+    """The trailing metadata of a call that no server answers for."""
+    return () if outcome.refused in ("", "cancelled") else (("proxyless-reason", outcome.refused),)
+
+
+def call_back(callbacks: Iterable[Any]) -> None:
+    """Call each; one that fails takes neither the others nor grpcio's thread with it."""
+    for callback in callbacks:
+        try:
+            callback()
+        except Exception:
+            log.exception("a callback of a finished call failed")
