@@ -62,7 +62,9 @@ class GivenSlot:
         return Snapshot(present.version, {self._service: replace(table, routes=routes, plans={})}, clusters)
 
     def _follow(self, route: PlannedRoute) -> PlannedRoute:
-        given = replace(route, clusters=[_with_one_member(cluster) for cluster in route.clusters])
+        # Hedges and mirrors go to somebody else, and there is nobody else; a hedged route has its retries here.
+        members = [_with_one_member(cluster) for cluster in route.clusters]
+        given = replace(route, clusters=members, hedge=None, mirrors=())
         object.__setattr__(given, "run", self._compose(given))  # it knows its own route, so it comes last
         return given
 
