@@ -303,16 +303,12 @@ class Mesh:
         for channel in self._links.channels():
             channel.mesh_closed()
         until = self._clock() + grace
-        while self._clock() < until and self._waited_for():
+        while self._clock() < until and any(n.inflight for n in self._nodes.all() if not n.cluster.mirrored):
             time.sleep(0.005)
         for channel in self._links.channels():
             channel.end_calls()
         self._telemetry.close()
         self._subchannels.close()
-
-    def _waited_for(self) -> bool:
-        """Whether calls are under way that somebody waits for; for a shadow, nobody does."""
-        return any(node.inflight for node in self._nodes.all() if not node.cluster.mirrored)
 
     def __enter__(self) -> Mesh:
         return self
