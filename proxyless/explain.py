@@ -298,7 +298,7 @@ def _counted(cluster: Cluster, now: float) -> dict[str, Any]:
         "breaker": status["breaker"],
         "denied": status["retries_denied"],
         "mirror": cluster.key.mirrored,
-        "mirrored": status["mirrored"],
+        "mirrored": status.get("mirrored", 0),
     }
 
 

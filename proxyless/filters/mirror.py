@@ -37,7 +37,7 @@ def _mirrored(rpc: Rpc, next: Service, drawn: Sequence[PlannedMirror]) -> Script
             if not cast and isinstance(effect, (Send, Spawn)):
                 cast = True
                 for one in drawn:
-                    one.cluster.state.mirrored()
+                    one.state.mirrored()
                     yield Shadow(one.route.run, _copy(rpc, one))
             reply = yield effect
     except StopIteration as stop:

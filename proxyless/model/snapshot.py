@@ -117,9 +117,6 @@ class DestinationState(Protocol):
     def observed(self, feedback: Feedback, result: Result, seconds: float | None, now: float) -> None:
         """Tell a balancer what it asked to know."""
 
-    def mirrored(self) -> None:
-        """A copy of a request is sent here, or would be if there were room."""
-
     def leave(self) -> None:
         """A call that held its place gives it up."""
 
@@ -149,6 +146,13 @@ class DestinationState(Protocol):
 
     def status(self, now: float) -> dict[str, Any]:
         """For `Mesh.status()`."""
+
+
+class MirrorState(DestinationState, Protocol):
+    """The same of a destination that copies go to (`state.MirrorState`)."""
+
+    def mirrored(self) -> None:
+        """A copy of a request is sent here, or would be if there were room."""
 
 
 class OutlierState(Protocol):
@@ -287,6 +291,12 @@ class PlannedMirror:
     def cluster(self) -> Cluster:
         """Where copies go."""
         return self.route.clusters[0]
+
+    @property
+    def state(self) -> MirrorState:
+        """What changes about that destination."""
+        state: Any = self.cluster.state
+        return state  # type: ignore[no-any-return]
 
 
 Plan = Sequence[tuple[Callable[[Mapping[str, str], Callable[[], float]], bool] | None, PlannedRoute]]

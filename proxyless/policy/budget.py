@@ -12,6 +12,8 @@ of one slot, they may take it again 0.9 `ttl` later: over a long outage that is 
 
 from __future__ import annotations
 
+from proxyless.model.traffic import RetryBudget as Settings
+
 SCALE = 1000
 """What one deposit is worth. Whole numbers that small (tower's 1) round a ratio of 0.75 up to 1."""
 SLOTS = 10
@@ -47,6 +49,11 @@ class RetryBudget:
         self._stamp = 0
         self._next = 0.0
         """The instant at which the present slot ends: until then a deposit is two additions."""
+
+    @classmethod
+    def of(cls, settings: Settings) -> RetryBudget:
+        """The budget that a document asks for."""
+        return cls(settings.ttl, settings.min_retries_per_second, settings.ratio)
 
     def deposit(self, now: float) -> None:
         """A call ended that nobody needs to make again."""

@@ -38,7 +38,6 @@ class DestinationState:
         "_panic",
         "_policy",
         "_tell",
-        "copies",
         "denied",
         "hedges",
         "refused",
@@ -54,20 +53,20 @@ class DestinationState:
         self._policy = policy
         self._nodes: dict[Any, Node] = {}
         self._members: Sequence[Node] = ()
-        self._budget = _budget(policy)
+        self._budget = RetryBudget.of(policy.retry_budget)
         self._detector = Detector(policy.outlier_detection, now)
         self._panic = Panic()
         self._health = Health()
         self._limits = Limits(policy.limits)
         self._breaker = Breaker(policy.circuit_breaker) if policy.circuit_breaker else None
-        self.retries = self.hedges = self.copies = self.denied = self.refused = 0
+        self.retries = self.hedges = self.denied = self.refused = 0
 
     def follow(self, policy: TrafficPolicy, nodes: Sequence[Node], now: float) -> None:
         """Go by an edited policy and by the members there are now; what is not edited keeps what it knows."""
         with self._lock:
             before, self._policy = self._policy, policy
             if policy.retry_budget != before.retry_budget:
-                self._budget = _budget(policy)
+                self._budget = RetryBudget.of(policy.retry_budget)
             if policy.limits != before.limits:
                 self._limits.configure(policy.limits)
             if policy.circuit_breaker != before.circuit_breaker:
@@ -136,13 +135,6 @@ class DestinationState:
         """A retry or a hedge is over."""
         with self._lock:
             self._limits.retries.leave()
-
-    # -- copies of requests, where this is the destination of a mirror
-
-    def mirrored(self) -> None:
-        """A copy is sent here, or would be if there were room."""
-        with self._lock:
-            self.copies += 1
 
     # -- attempts
 
@@ -301,7 +293,6 @@ class DestinationState:
                 "requests": self._limits.requests.used,
                 "pending": self._limits.pending.used,
                 "refused": self.refused,
-                "mirrored": self.copies - self.refused if self.copies else 0,
                 "ejected": self._detector.out,
                 "unhealthy": len(self._health.sick),
                 "panic": self._health.panic,
@@ -318,8 +309,3 @@ class DestinationState:
             outlier.ticket = 0
         if self._breaker is not None:
             self._breaker.renew()
-
-
-def _budget(policy: TrafficPolicy) -> RetryBudget:
-    settings = policy.retry_budget
-    return RetryBudget(settings.ttl, settings.min_retries_per_second, settings.ratio)

@@ -12,6 +12,7 @@ from proxyless.model.topology import Endpoint
 from proxyless.model.traffic import TrafficPolicy
 from proxyless.policy.rate_limit import RateLimit
 from proxyless.state.destination import DestinationState, Tell
+from proxyless.state.mirror import MirrorState
 from proxyless.state.node import Node
 
 
@@ -79,7 +80,8 @@ class Nodes:
         """The state of a destination with these members: the one there was, or a new one."""
         state = self._destinations.get(key)
         if state is None:
-            state = DestinationState(key, policy, self._tell, self._clock(), self._locks[key])
+            kind = MirrorState if key.mirrored else DestinationState
+            state = kind(key, policy, self._tell, self._clock(), self._locks[key])
             self._destinations[key] = state
         state.follow(policy, nodes, self._clock())
         state.concerns(self._on_health if fails_over else None)
