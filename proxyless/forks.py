@@ -4,7 +4,8 @@ Before it, because of gRPC's core: "Other threads are currently calling into gRP
 it says (`fork_posix.cc`) and does where a thread is inside of it at that moment. The child then begins with a core
 in the middle of something; seen with grpcio 1.85.3: one in a dozen such children ended with SIGSEGV or was
 a hundred times slower for ever. So calls that are about to begin wait for the fork, and the fork waits a moment for
-those under way. It does not wait for long ones: a stream may never end.
+those under way. It does not wait for long ones: a stream may never end. Nor where asyncio channels live: grpcio keeps
+a thread inside of gRPC for them.
 """
 
 from __future__ import annotations
@@ -28,8 +29,8 @@ _CALLS = ("proxyless.channel.sync", "proxyless.channel.aio")
 class Forker(Protocol):
     """Somebody with calls, threads and connections."""
 
-    def hold(self) -> None:
-        """Let no call begin until `release`."""
+    def hold(self) -> bool:
+        """Let no call begin until `release`. Returns whether it helps to wait for those under way."""
 
     def busy(self) -> bool:
         """Whether calls are under way."""
@@ -55,14 +56,21 @@ def leave(forker: Forker) -> None:
 
 
 def _before() -> None:
-    forkers = list(_FORKERS)
-    for forker in forkers:
-        forker.hold()
-    if not forkers or _alone():
+    forkers = _members()
+    worth_waiting = [forker.hold() for forker in forkers]  # every one of them
+    if not forkers or not all(worth_waiting) or _alone():
         return
     until = time.monotonic() + PATIENCE
     while (_calling() or any(forker.busy() for forker in forkers)) and time.monotonic() < until:
         time.sleep(0.001)
+
+
+def _members() -> list[Forker]:
+    while True:
+        try:
+            return list(_FORKERS)
+        except RuntimeError:  # another thread joined meanwhile
+            continue
 
 
 def _alone() -> bool:
@@ -94,12 +102,12 @@ def _in_a_call(frame: FrameType | None) -> bool:
 
 
 def _in_parent() -> None:
-    for forker in list(_FORKERS):
+    for forker in _members():
         forker.release()
 
 
 def _in_child() -> None:
-    for forker in list(_FORKERS):
+    for forker in _members():
         forker.renew()
 
 

@@ -321,9 +321,10 @@ class Mesh:
 
     # -- forking
 
-    def hold(self) -> None:
+    def hold(self) -> bool:
         """Let no call begin until the fork is over that is about to happen; see `forks.py`."""
         self._entrance.hold()
+        return not self._subchannels.polled
 
     def busy(self) -> bool:
         """Whether calls are under way."""

@@ -79,16 +79,25 @@ class Listener:
 
     def _open(self, environ: Mapping[str, str]) -> None:
         reasons = []
-        for folder in places.folders(environ):
-            try:
-                self._socket, self._path = places.listen(folder)
-                break
-            except OSError as failure:
-                reasons.append(str(failure))
-        else:
-            log.warning("`proxyless ps` can't see this process: %s (PROXYLESS_ADMIN=off is silent)", "; ".join(reasons))
-            return
-        threading.Thread(target=self._accept, args=(self._socket,), name="proxyless-admin", daemon=True).start()
+        try:
+            for folder in places.folders(environ):
+                try:
+                    self._socket, self._path = places.listen(folder)
+                    break
+                except OSError as failure:
+                    reasons.append(str(failure))
+            if self._socket is not None:
+                waiting = threading.Thread(
+                    target=self._accept, args=(self._socket,), name="proxyless-admin", daemon=True
+                )
+                waiting.start()
+                return
+        except Exception as failure:  # no more threads, or a system without such sockets: not the mesh's trouble
+            reasons.append(repr(failure))
+            if (alone := self._socket) is not None:
+                self._close()
+                alone.close()  # nobody waits in it who would
+        log.warning("`proxyless ps` can't see this process: %s (PROXYLESS_ADMIN=off is silent)", "; ".join(reasons))
 
     def _close(self) -> None:
         listening, path = self._socket, self._path
@@ -194,9 +203,9 @@ def _tap(
     asking: socket.socket, question: Mapping[str, Any], subjects: Mapping[Subject, float], is_open: Callable[[], bool]
 ) -> None:
     tap = Tap(Wanted(question))
-    _tell(asking, _whoami())
     ends = [subject.watch(tap.watcher) for subject in subjects]
     try:
+        _tell(asking, _whoami())  # from now on no call is missed
         while is_open():
             calls, lost = tap.read()
             ahead = time.time() - time.monotonic()

@@ -150,6 +150,12 @@ class Subchannels:
         """The channel there is, for reading its state; None if nobody has needed it yet."""
         return self._channels.get((loop, address, connection, profile))
 
+    @property
+    def polled(self) -> bool:
+        """Whether asyncio channels live: one thread polls for all of them, and is inside of gRPC all the time."""
+        with self._lock:
+            return any(key[0] is not None for key in self._channels)
+
     def forget(self) -> None:
         """Have everybody look their channels up again: settings of connections have changed."""
         self.generation += 1

@@ -121,7 +121,6 @@ def test_live_calls_are_shown_blocking_and_on_asyncio(net: Net) -> None:
         assert [r.message async for r in aio.ServerStream(Request(message="m", count=2))] == ["m", "m"]
 
     with Tapped() as tapped:
-        eventually(lambda: net.mesh._links.entry is not ENTRY)
         stub.Unary(Request(), metadata=[("x-secret", "s3cr3t")])
         list(stub.ServerStream(Request(count=2)))
         net.run("mesh", scene)
@@ -141,7 +140,6 @@ def test_a_tap_shows_what_is_wanted(net: Net) -> None:
     stub = net.stub()
     gone = net.mesh.channel("gone").unary_unary("/x.Y/Z")
     with Tapped(status=["error"]) as errors, Tapped(method="Unary", service="ec*") as unary:
-        eventually(lambda: len(net.mesh._entrance._watchers) == 2)
         stub.Unary(Request())
         list(stub.ServerStream(Request(count=1)))
         with pytest.raises(proxyless.MeshRpcError):
@@ -181,7 +179,6 @@ def test_more_than_the_rate_is_counted(net: Net) -> None:
     net.server()
     stub = net.stub()
     with Tapped(rate=10) as tapped:
-        eventually(lambda: net.mesh._links.entry is not ENTRY)
         for _ in range(50):
             stub.Unary(Request())
         eventually(lambda: len(tapped.lines) + tapped.lost == 50)
@@ -247,7 +244,6 @@ def test_a_child_listens_for_itself(net: Net, folder: Path) -> None:
     stub = net.stub()
     stub.Unary(Request())
     with Tapped() as tapped:
-        eventually(lambda: net.mesh._links.entry is not ENTRY)
 
         def child() -> str:
             before = len(found())
@@ -308,6 +304,25 @@ def test_where_no_socket_can_be_had_the_log_says_so_once(
         assert net.stub().Unary(Request(message="m")).message == "m"
     (record,) = [record for record in caplog.records if "proxyless ps" in record.getMessage()]
     assert f"{folder} is open to others (mode 0755); chmod 700 it" in record.getMessage()
+
+
+def test_a_process_that_can_start_no_thread_has_a_mesh_all_the_same(
+    net: Net, folder: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whatever goes wrong here is a line in the log, and leaves no socket behind."""
+    start = threading.Thread.start
+
+    def refuse(thread: threading.Thread) -> None:
+        if thread.name == "proxyless-admin":
+            raise RuntimeError("can't start new thread")
+        start(thread)
+
+    monkeypatch.setattr(threading.Thread, "start", refuse)
+    net.server()
+    with caplog.at_level(logging.WARNING, logger="proxyless"):
+        assert net.stub().Unary(Request(message="m")).message == "m"
+    assert "can't see this process: RuntimeError(\"can't start new thread\")" in caplog.text
+    assert os.listdir(folder) == []
 
 
 def test_importing_the_package_neither_listens_nor_loads_what_does() -> None:
