@@ -48,8 +48,7 @@ class Store:
         """By mesh, how far each of its counts has been added to its counter."""
         self._readings: list[Reading] = []
         """What they stood at when this collection began."""
-        self.histogram = self._histogram(names.CALL_DURATION)
-        for metric in (names.ATTEMPT_DURATION, names.CALL_RETRIES):
+        for metric in (names.CALL_DURATION, names.ATTEMPT_DURATION, names.CALL_RETRIES):
             self._histogram(metric)
         for metric in (names.ATTEMPT_STARTED, names.REFUSALS, names.EJECTIONS, names.CONFIG_REJECTED):
             self._counter(metric)
@@ -61,7 +60,7 @@ class Store:
 
     # -- instruments
 
-    def _histogram(self, metric: Metric) -> Any:
+    def _histogram(self, metric: Metric) -> None:
         advice = {"explicit_bucket_boundaries_advisory": metric.buckets}
         try:
             histogram = self._meter.create_histogram(metric.name, metric.unit, metric.says, **advice)
@@ -69,7 +68,6 @@ class Store:
             histogram = self._meter.create_histogram(metric.name, metric.unit, metric.says)
         self._feeds[metric] = feeder(histogram)
         self._series[metric] = {}
-        return histogram
 
     def _counter(self, metric: Metric) -> Any:
         counter = self._meter.create_counter(metric.name, metric.unit, metric.says)
@@ -82,7 +80,7 @@ class Store:
 
         def observe(_options: Any) -> list[Observation]:
             if metric is _FIRST:  # a collection begins: what it is to see is handed over now
-                self.drain()
+                self.drain(look=True)
             return [Observation(value, attributes) for attributes, value in self._now(metric)]
 
         create(metric.name, [observe], metric.unit, metric.says)
@@ -98,8 +96,11 @@ class Store:
                 key = tuple(names.OVERFLOW.items())
             return known.setdefault(key, [])
 
-    def drain(self) -> None:
-        """Give what has been left so far to the instruments. Not on a call's path: it takes the SDK's locks."""
+    def drain(self, *, look: bool = False) -> None:
+        """Give what has been left so far to the instruments. Not on a call's path: it takes the SDK's locks.
+
+        And `look` where the meshes stand, which may take a while: for collections.
+        """
         if not self._draining.acquire(timeout=PATIENCE):
             return
         try:
@@ -112,7 +113,8 @@ class Store:
                         batch = values[:count]
                         del values[:count]
                         feed(dict(key), batch)
-            self._readings = self._read()
+            if look:
+                self._readings = self._read()
         except Exception:
             log.exception("telemetry could not be handed over; calls go on")
         finally:
@@ -126,7 +128,7 @@ class Store:
 
     def leave(self, mesh: Any) -> None:
         """Undo `join`, once the last of what it counted is handed over."""
-        self.drain()
+        self.drain(look=True)
         self._meshes.pop(mesh, None)
 
     def _read(self) -> list[Reading]:
@@ -162,3 +164,5 @@ class Store:
         for known in self._series.values():
             for values in known.values():
                 values.clear()
+        for added in self._meshes.values():
+            added.clear()  # the child's counts begin at nothing, too

@@ -305,6 +305,7 @@ class DestinationState:
         """
         self._lock = lock
         self._limits = Limits(self._policy.limits)
+        self.retries = self.denied = self.refused = 0  # what the parent counted, the parent tells
         for outlier in self._nodes:
             outlier.ticket = 0
         if self._breaker is not None:
