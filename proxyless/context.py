@@ -28,11 +28,13 @@ class Scope:
     It has no lock: whichever of `join` and `leave` comes last ends the call, and twice does no harm.
     """
 
-    __slots__ = ("__weakref__", "_answered", "_calls", "gone")
+    __slots__ = ("__weakref__", "_answered", "_calls", "_over", "gone")
 
-    def __init__(self) -> None:
+    def __init__(self, over: Callable[[], object] | None = None) -> None:
+        """`over`: whether the caller's call is over, to be asked; None where `leave` is called in time."""
         self.gone = False
         """Whether the caller went (cancelled, timed out, lost the connection) before it was answered."""
+        self._over = over
         self._answered = False
         self._calls: dict[weakref.ref[Any], Callable[[Any], object]] = {}
 
@@ -44,6 +46,12 @@ class Scope:
 
     def _forget(self, call: weakref.ref[Any]) -> None:
         self._calls.pop(call, None)
+
+    def has_gone(self) -> bool:
+        """`gone`, by the latest news."""
+        if not self.gone and self._over is not None and not self._answered and self._over():
+            self.leave()
+        return self.gone
 
     def answered(self) -> None:
         """The handler is through. What it has left running was meant to go on."""
@@ -75,7 +83,7 @@ SCOPE: ContextVar[Scope | None] = ContextVar("proxyless_scope", default=None)
 def caller_has_gone() -> bool:
     """Whether this is done for an incoming call whose caller waits no longer."""
     scope = SCOPE.get()
-    return scope is not None and scope.gone
+    return scope is not None and scope.has_gone()
 
 
 @contextmanager

@@ -46,7 +46,7 @@ def outgoing(
     if timeout is not None and (deadline is None or now + timeout < deadline):
         deadline = now + timeout
     scope = SCOPE.get()
-    if scope is not None and scope.gone:
+    if scope is not None and scope.has_gone():
         deadline = now  # whoever this call would be for has no time left at all
     return Rpc(
         channel.service,

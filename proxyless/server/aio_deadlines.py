@@ -156,7 +156,9 @@ async def _admitted(context: Any, method: str, reserve: float) -> Inheritance | 
     if left is not None and left <= 0.0:
         await context.abort(grpc.StatusCode.DEADLINE_EXCEEDED, expired(method))
         return None
-    scope = Scope()
+    # grpc.aio tells of the end when the handler has ended, and that may go on though its task was cancelled. Python
+    # can be asked since 3.11; `asyncio.timeout` and its like take their own cancellations back.
+    scope = Scope(getattr(asyncio.current_task(), "cancelling", None))
     context.add_done_callback(scope.leave)
     return Inheritance(context, left, now, reserve, scope)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import sys
 import time
 from collections.abc import Callable
 from typing import Any
@@ -173,7 +174,13 @@ def test_a_blocking_call_that_waits_for_an_endpoint_ends_with_the_caller(build: 
     """Whatever it waits for."""
     chain = build(THREADS, THREADS, THREADS)
     chain.a.instead = lambda request, _context: chain.to("nowhere")(request, wait_for_ready=True)
-    ends_with_its_caller(chain, lambda: chain.begin(PASS), ["a"])
+
+    def begun() -> Any:
+        call = chain.begin(PASS)
+        time.sleep(0.1)  # it finds nobody, and looks again from then on
+        return call
+
+    ends_with_its_caller(chain, begun, ["a"])
     error = chain.a.errors[0]
     assert isinstance(error, proxyless.MeshRpcError)
     assert error.reason == "deadline"
@@ -201,6 +208,35 @@ def test_calls_that_nobody_awaits_are_cancelled_with_the_caller(build: Build, ki
     ends_with_its_caller(chain, lambda: chain.begin(PASS), ["a"] + ["c"] * 5)
     assert ended
     assert all(one.cancelled() for one in ended)
+
+
+@pytest.mark.skipif(sys.version_info < (3, 11), reason="a task can't be asked whether it was cancelled")
+def test_a_coroutine_that_goes_on_when_its_caller_has_gone_makes_no_call(build: Build) -> None:
+    """As on threads: it has caught its cancellation, and is refused, unless it shields what must be done."""
+    chain = build(ASYNCIO, ASYNCIO, ASYNCIO)
+    after: list[Any] = []
+
+    async def work(_request: Any, _context: Any) -> bytes:
+        try:
+            await asyncio.sleep(10.0)
+        except asyncio.CancelledError:
+            with pytest.raises(grpc.RpcError) as refused:
+                await chain.aio_to("b")(PASS)
+            after.append(refused.value)
+            with proxyless.shield():
+                after.append(await chain.aio_to("c")(PASS))
+        return b"nobody hears this"
+
+    chain.a.instead = work
+    call = chain.begin(PASS)
+    eventually(lambda: chain.running == ["a"])
+    call.cancel()
+    eventually(lambda: not chain.running)
+    refused, shielded = after
+    assert isinstance(refused, proxyless.MeshRpcError)
+    assert (refused.code(), refused.reason) == (grpc.StatusCode.DEADLINE_EXCEEDED, "deadline")
+    assert shielded == b"done"
+    assert chain.b.visits == []
 
 
 async def _awaiting(call: Any) -> Any:
