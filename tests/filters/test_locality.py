@@ -279,6 +279,15 @@ def test_a_spill_is_told_once_and_so_is_its_end() -> None:
     assert [told for told in world.known.told if told[0] == "spill"][1:] == [("spill", "", "")]
 
 
+def test_a_spill_by_failed_checks_is_told_too() -> None:
+    """No call has failed; it is the new snapshot that brings it."""
+    world = World(a=5, b=5)
+    sick = [Endpoint(e.address, locality=e.locality, status="critical") for e in world.endpoints[:3]]
+    world.known.lives("web", *sick, *world.endpoints[3:])
+    world.snapshot = world.known.snapshot()
+    assert world.known.told == [("spill", "", "us-east-1/us-east-1a 56 %, us-east-1/us-east-1b 44 %")]
+
+
 def test_where_those_in_rotation_fail_too_the_ejected_are_called_again() -> None:
     """The panic of the quota holds on the ladder as well: no zone stands idle while the other can't keep up."""
     world = World("outlierDetection: {maxEjectionPercent: 50}, locality: {}", a=4, b=4)
