@@ -78,13 +78,19 @@ class Health:
             return True
         if self._ladders:
             return any(ladder.panics(node) for ladder in self._ladders)
+        return self._few
+
+    @property
+    def _few(self) -> bool:
         size = len(self._members)
         return 100 * (size - len(self.sick)) < self.threshold * size
 
     @property
     def panic(self) -> bool:
         """Whether anybody is called who is sick."""
-        return any(self.panics(node) for node in self.sick)
+        if not self.sick or self._everybody:
+            return bool(self.sick)
+        return any(ladder.panicking for ladder in self._ladders) if self._ladders else self._few
 
     def news(self) -> list[tuple[str, str]]:
         """What is to be told, each once: a panic or a spill-over that began (with why, or where to) or is over."""
