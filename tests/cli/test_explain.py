@@ -77,6 +77,23 @@ def test_a_route_that_answers_itself_is_no_failure(run: Run, shop: str) -> None:
     assert explained(run, "shop", "/shop.Teapot/Brew", "--source", shop)["refusal"] == "direct_response"
 
 
+def test_the_screen_says_what_keeps_a_user_in_place(run: Run, tmp_path: Path) -> None:
+    """The side of the split, what the place is a hash of, and that hash; or that chance decides."""
+    path = tmp_path / "mesh.yaml"
+    path.write_text(
+        "services: {web: {trafficPolicy: {loadBalancer: {policy: ring_hash}}, routes: [{sticky: {header: x-user}, "
+        "hash: [{header: x-user, terminal: true}]}]}}\n"
+        "endpoints: {web: [{address: '127.0.0.1:50051'}]}\n"
+    )
+    asked = ("explain", "web", "/shop.Products/Get", "--source", f"file:{path}")
+    shown = run(*asked, "-H", "x-user=alice", "--samples", "10").stdout
+    assert "Sticky     by x-user; this request goes to web\n" in shown
+    assert "Hash       header x-user, terminal true; this request's is 73a3ea485f2e6049\n" in shown
+    without = run(*asked).stdout
+    assert "Sticky     by x-user; drawn: it has no such header\n" in without
+    assert "this request's is none: its place is drawn\n" in without
+
+
 @pytest.mark.parametrize(
     ("service", "reason", "words"),
     [

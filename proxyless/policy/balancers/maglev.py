@@ -33,6 +33,7 @@ def lay(members: Members, policy: LoadBalancer) -> Generator[None, None, array[i
     skips = [xxh64_intdigest(name, 1) % (size - 1) + 1 for name in names]
     free = bytearray(b"\1") * size
     table = array("I", [0]) * size
+    pause = STEP
     for filled, member in enumerate(islice(_turns(weights), size), 1):
         slot, skip = slots[member], skips[member]
         while not free[slot]:
@@ -40,8 +41,11 @@ def lay(members: Members, policy: LoadBalancer) -> Generator[None, None, array[i
         free[slot] = 0
         table[slot] = member
         slots[member] = (slot + skip) % size
-        if not filled % STEP:
+        if filled == pause:
             yield
+            # The fuller the table, the longer the search for a free slot: 1 / (free part) steps of it on average.
+            left = size - filled
+            pause += max(1, 4 * STEP * left // (3 * left + size))
     return table
 
 
