@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from typing import Any
 
 from proxyless.state.destination import DestinationState
@@ -20,6 +21,11 @@ class MirrorState(DestinationState):
         """A copy is sent here, or would be if there were room."""
         with self._lock:
             self.copies += 1
+
+    def renew(self, lock: threading.Lock) -> None:
+        """In a forked child: what the parent counted, the parent tells."""
+        super().renew(lock)
+        self.copies = 0
 
     def status(self, now: float) -> dict[str, Any]:
         """For `Mesh.status()`."""

@@ -26,8 +26,9 @@ proxyless.source.staleness
 
 DOCUMENT = """{routes: [
     {name: refused, match: [{headers: {x-refuse: {present: true}}}], directResponse: {status: NOT_FOUND}},
-    {name: all, split: [{subset: v1}], retry: {attempts: 1, on: [unavailable], backoff: {base: 1ms, max: 1ms}}MIRROR}],
-  subsets: {v1: {labels: {version: v1}}},
+    {name: all, split: [{subset: v1}], retry: {attempts: 1, on: [unavailable], backoff: {base: 1ms, max: 1ms}},
+     mirror: [{subset: shadow, percent: 100}]}],
+  subsets: {v1: {labels: {version: v1}}, shadow: {labels: {version: v1}}},
   trafficPolicy: {outlierDetection: {consecutive5xx: 3}, circuitBreaker: {failureRate: 100, minimumRequests: 1000},
                   retryBudget: {ratio: 0, minRetriesPerSecond: 1, ttl: 1s}}}""".replace("\n", " ")
 
@@ -42,7 +43,7 @@ def traffic(net: Net, told: Telling) -> Iterator[Telling]:
     """Good calls, failing ones, retried and refused ones; an ejection, a bad document."""
     server, other = net.server("a"), net.server("b")
     net.endpoints(server.address, other.address, version="v1")
-    net.document(DOCUMENT.replace("MIRROR", ""))
+    net.document(DOCUMENT)
     with proxyless.connect(net.source, services=["echo"], **told.both) as mesh:
         assert mesh.ready("echo", timeout=5.0)
         stub = echo_pb2_grpc.EchoStub(mesh.channel("echo"))
@@ -62,8 +63,6 @@ def test_each_is_told(traffic: Telling) -> None:
     """Found by an SDK that somebody else wrote, with the unit and the words of our table."""
     found = traffic.metrics()
     for metric in METRICS:
-        if metric.name == "proxyless.mirrored":
-            continue
         assert (found[metric.name].unit, found[metric.name].description) == (metric.unit, metric.says)
 
 
@@ -88,6 +87,8 @@ def test_numbers_agree(traffic: Telling) -> None:
     assert (refused.value, refused.attributes["proxyless.reason"]) == (1, "direct_response")
     assert total(traffic.points("proxyless.ejections")) >= 1
     assert total(traffic.points("proxyless.config.rejected")) == 1
+    (mirrored,) = traffic.points("proxyless.mirrored")
+    assert (mirrored.value, mirrored.attributes["proxyless.subset"]) == (16, "shadow")
 
 
 def test_attributes_are_the_field_s(traffic: Telling) -> None:

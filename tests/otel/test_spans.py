@@ -118,6 +118,15 @@ def test_retries_are_inside(net: Net) -> None:
     assert len(set(scene.parents())) == 1
 
 
+def test_hedges_are_inside(net: Net) -> None:
+    """One span for however many attempts were under way at once; what came second of them is no failure."""
+    scene = Scene(net, document="{routes: [{name: all, hedge: {delay: 20ms, attempts: 1}}]}")
+    scene.stub.Unary(Request(delay_ms=200), timeout=5)
+    (span,) = scene.told.spans()
+    assert ((span.attributes or {})["proxyless.attempts"], span.events) == (2, ())
+    assert len(set(scene.parents())) == 1
+
+
 def test_a_failure_is_an_error_and_a_refusal_says_why(net: Net) -> None:
     """What the server said stays with the caller: it may be anything."""
     scene = Scene(net, document="{routes: [{name: no, match: [{headers: {x: {present: true}}}], "
