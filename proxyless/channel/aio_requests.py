@@ -32,10 +32,12 @@ class AioReader(AsyncIterator[Any]):
         self._plain = plain
         self.over = False
         """Whether the attempt has ended; known where the requests are written."""
-        requests.current = self
+        requests.begins(self)
 
     async def __anext__(self) -> Any:
         requests, number = self._requests, self._next
+        if requests.direct is self and requests.source.__class__ is not Written:
+            return await _read(requests)
         request = requests.nth(number)
         if request is MORE:
             written = requests.source if requests.source.__class__ is Written else None
@@ -49,13 +51,18 @@ class AioReader(AsyncIterator[Any]):
                     requests.settle()
                     if requests.current is self:
                         requests.passed(number)
-                    try:
-                        request = requests.add(await _next(requests))
-                    except BaseException as ending:
-                        requests.ending = ending
-                        raise
+                    request = requests.add(await _read(requests))
         self._next = number + 1
         return request.message if self._plain and request.__class__ is Kept else request
+
+
+async def _read(requests: Requests) -> Any:
+    """One more from the caller; it is remembered how there came to be no more."""
+    try:
+        return await _next(requests)
+    except BaseException as ending:
+        requests.ending = ending
+        raise
 
 
 async def _next(requests: Requests) -> Any:

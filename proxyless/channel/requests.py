@@ -75,7 +75,21 @@ class Requests:
     the one that follows must not wait for it before it has to.
     """
 
-    __slots__ = ("bytes", "cap", "current", "ending", "first", "iterator", "kept", "lock", "source", "wanted", "whole")
+    __slots__ = (
+        "bytes",
+        "cap",
+        "current",
+        "direct",
+        "ending",
+        "first",
+        "iterator",
+        "kept",
+        "lock",
+        "readers",
+        "source",
+        "wanted",
+        "whole",
+    )
 
     def __init__(self, source: Any, cap: int, lock: Any = None) -> None:
         self.source = source
@@ -93,8 +107,11 @@ class Requests:
         """Whether all that was read is kept, so that another attempt may begin."""
         self.ending: BaseException | None = None
         """How the caller's iterator ended."""
+        self.readers = 0
         self.current: Any = None
         """The reader of the latest attempt: the only one that matters."""
+        self.direct: Any = None
+        """The only reader there ever was, once nothing is kept any more: it may ask the caller by itself."""
 
     # -- what filters ask (script.Replay)
 
@@ -109,6 +126,11 @@ class Requests:
         self.whole = False
 
     # -- what readers do
+
+    def begins(self, reader: Any) -> None:
+        """An attempt is made, and this is its reader."""
+        self.current = reader
+        self.readers += 1
 
     def add(self, request: Any) -> Any:
         """Keep what was read from the caller; returns what grpcio is to be given."""
@@ -132,6 +154,8 @@ class Requests:
         if not self.whole:
             del self.kept[: number - self.first]
             self.first = number
+            if self.readers == 1:  # no attempt that has failed can be asking at the same time
+                self.direct = self.current
 
     def nth(self, number: int) -> Any:
         """The request of that number, `MORE` if it is still to be read; raises how the caller's iterator ended."""
@@ -161,10 +185,12 @@ class Reader(Iterator[Any]):
         self._requests = requests
         self._next = 0
         self._plain = plain
-        requests.current = self
+        requests.begins(self)
 
     def __next__(self) -> Any:
         requests, number = self._requests, self._next
+        if requests.direct is self:
+            return next(requests.source)
         request = requests.nth(number)
         if request is MORE:
             with requests.lock:
