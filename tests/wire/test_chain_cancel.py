@@ -159,8 +159,8 @@ def test_a_blocking_call_that_waits_for_its_next_attempt_does_not_make_it(build:
     chain.a.instead = lambda request, _context: chain.to("c")(request)
 
     def begun() -> Any:
-        call = chain.begin(PASS)
         visits = len(chain.c.visits)
+        call = chain.begin(PASS)
         eventually(lambda: len(chain.c.visits) > visits and chain.inflight == 1)  # that of A
         return call
 
