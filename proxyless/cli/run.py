@@ -41,8 +41,13 @@ def run(
 
     Exit code, signals, arguments and standard streams are the program's own.
     """
+    from proxyless.cli.session import address, guarded
+    from proxyless.control.sources import factory
+
     global pending  # noqa: PLW0603 - one program a process
     told = _rules(rules or ())
+    where = address(source)
+    guarded(where, lambda: factory(where.url))  # said now, not by the program's first channel
     if source is not None:
         os.environ["PROXYLESS_SOURCE"] = source  # for the program's own decorators, and its children, too
     _check(program)

@@ -129,3 +129,11 @@ def test_what_can_not_be_meant_is_misuse(folder: Path, arguments: list[str], say
     assert done.returncode == 2
     assert says in done.stderr
     assert done.stdout == ""
+
+
+def test_a_source_that_can_not_be_meant_is_misuse(folder: Path) -> None:
+    """It is said before the program runs, not by its first channel."""
+    done = start("run", folder / "app.py", PROXYLESS_SOURCE="etcd://127.0.0.1")
+    assert (done.returncode, done.stdout) == (2, "")
+    assert "etcd" in done.stderr
+    assert "PROXYLESS_SOURCE" in done.stderr

@@ -12,8 +12,10 @@ from tests.clients.town import Town, needs
 
 needs("google.pubsub_v1", "google.cloud.pubsub_v1")
 
+from google.api_core.exceptions import Aborted  # noqa: E402
 from google.cloud import pubsub_v1  # noqa: E402
 from google.pubsub_v1 import PublisherAsyncClient, PublisherClient, SubscriberClient  # noqa: E402
+from google.pubsub_v1.services.publisher.transports import PublisherGrpcTransport  # noqa: E402
 from google.pubsub_v1.types import pubsub  # noqa: E402
 
 TARGET = "pubsub.test:8085"
@@ -104,3 +106,15 @@ def test_streams_both_ways(town: Town, brought: Adopt) -> None:
         return str(response.received_messages[0].message.message_id)
 
     town.lives(pulled)
+
+
+def test_interceptors_around_a_channel_of_its_own(town: Town) -> None:
+    """proto-plus keeps its services from protobuf's pool: calls stay on the channel, by the document's policies."""
+    document = {"routes": [{"name": "only", "fault": {"abort": {"percent": 100, "status": "ABORTED"}}}]}
+    with grpc.insecure_channel(town.address("b")) as bare:
+        channel = grpc.intercept_channel(bare, *town.mesh.interceptors(town.service))
+        client = PublisherClient(transport=PublisherGrpcTransport(channel=channel))
+        assert {client.publish(topic=TOPIC, messages=[_message()]).message_ids[0] for _ in range(5)} == {"b"}
+        town.document(document)
+        with pytest.raises(Aborted, match="proxyless: fault"):
+            client.publish(topic=TOPIC, messages=[_message()], retry=None)

@@ -118,8 +118,16 @@ class Town:
     def only(self, name: str) -> None:
         """Edit the service's document in KV: every call goes to this server from now on."""
         subset = {"labels": {"name": name}}
-        self._fleet.document({"subsets": {"one": subset}, "routes": [{"name": "edit", "split": [{"subset": "one"}]}]})
+        self.document({"subsets": {"one": subset}, "routes": [{"name": "edit", "split": [{"subset": "one"}]}]})
+
+    def document(self, content: dict[str, Any]) -> None:
+        """Write the service's document, and wait until calls go by it."""
+        self._fleet.document(content)
         self._fleet.settled(self.mesh)
+
+    def address(self, name: str) -> str:
+        """Where one of the servers listens."""
+        return f"127.0.0.1:{self._servers[name].port}"
 
     def close(self) -> None:
         """End everything."""

@@ -12,13 +12,13 @@ import grpc
 import pytest
 
 from tests.wire.echo import Request, eventually
-from tests.wire.ways import Net, either_way
+from tests.wire.ways import Net, any_way
 
 _ENDLESS = Request(message="m", count=100_000, delay_ms=2)
 _HANG = Request(message="m", count=1, delay_ms=20_000)
 
 
-@either_way
+@any_way
 def test_a_finished_stream_stays_finished(net: Net, way: str) -> None:
     """After its end a stream goes on saying so, by `next` and by its old name, and knows how it ended."""
     net.server()
@@ -37,7 +37,7 @@ def test_a_finished_stream_stays_finished(net: Net, way: str) -> None:
     assert not call.cancel()
 
 
-@either_way
+@any_way
 def test_a_failed_stream_stays_failed(net: Net, way: str) -> None:
     """After its failure a stream raises the same error at every step, and from `result`."""
     net.server()
@@ -52,7 +52,7 @@ def test_a_failed_stream_stays_failed(net: Net, way: str) -> None:
     assert call.debug_error_string()
 
 
-@either_way
+@any_way
 def test_a_stream_under_way(net: Net, way: str) -> None:
     """A stream under way is active with time remaining, and whoever asks for its end has to wait."""
     net.server()
@@ -70,7 +70,7 @@ def test_a_stream_under_way(net: Net, way: str) -> None:
     assert (call.is_active(), call.running(), call.done(), call.cancelled()) == (False, False, True, True)
 
 
-@either_way
+@any_way
 def test_initial_metadata_before_the_first_message(net: Net, way: str) -> None:
     """Initial metadata can be read while the first message is still to come."""
     net.server()
@@ -82,7 +82,7 @@ def test_initial_metadata_before_the_first_message(net: Net, way: str) -> None:
     call.cancel()
 
 
-@either_way
+@any_way
 def test_callbacks_of_a_stream(net: Net, way: str) -> None:
     """A stream calls back with itself when it has ended, and at once when it had ended before."""
     net.server()
@@ -99,7 +99,7 @@ def test_callbacks_of_a_stream(net: Net, way: str) -> None:
     assert not call.add_callback(over.set)
 
 
-@either_way
+@any_way
 def test_cancelling_calls_back_from_another_thread(net: Net, way: str) -> None:
     """Who cancels a stream under a lock is not called back under it."""
     net.server()
@@ -112,7 +112,7 @@ def test_cancelling_calls_back_from_another_thread(net: Net, way: str) -> None:
     assert told != [threading.current_thread()]
 
 
-@either_way
+@any_way
 def test_cancelling_from_another_thread(net: Net, way: str) -> None:
     """A thread that waits for the next message is woken when another cancels the stream."""
     server = net.server()
@@ -124,7 +124,7 @@ def test_cancelling_from_another_thread(net: Net, way: str) -> None:
     assert server.last().over.wait(2.0)
 
 
-@either_way
+@any_way
 def test_breaking_out_of_a_loop(net: Net, way: str) -> None:
     """A loop over a stream that is left early ends the RPC as soon as nothing holds the stream."""
     server = net.server()
@@ -144,7 +144,7 @@ def test_breaking_out_of_a_loop(net: Net, way: str) -> None:
         eventually(lambda: net.inflight == 0, 1.0)
 
 
-@either_way
+@any_way
 def test_a_stream_that_is_never_read(net: Net, way: str) -> None:
     """A stream that is begun and dropped is cancelled, too."""
     server = net.server()
@@ -154,7 +154,7 @@ def test_a_stream_that_is_never_read(net: Net, way: str) -> None:
         eventually(lambda: net.inflight == 0, 1.0)
 
 
-@either_way
+@any_way
 def test_a_conversation(net: Net, way: str) -> None:
     """A bidirectional stream answers each request as it comes, for as long as the caller likes."""
     net.server()
@@ -173,7 +173,7 @@ def test_a_conversation(net: Net, way: str) -> None:
     assert call.code() is grpc.StatusCode.OK
 
 
-@either_way
+@any_way
 def test_many_streams_at_once(net: Net, way: str) -> None:
     """Streams that are read side by side keep their messages apart."""
     net.server()
@@ -184,7 +184,7 @@ def test_many_streams_at_once(net: Net, way: str) -> None:
     assert [list(call) for call in calls] == [[]] * 8
 
 
-@either_way
+@any_way
 def test_a_single_threaded_stream(net: Net, way: str) -> None:
     """The option SingleThreadedUnaryStream works as on grpcio: who asks before the end is told off."""
     server = net.server()

@@ -12,7 +12,7 @@ import pytest
 from proxyless.protos import echo_pb2_grpc
 from tests.wire.echo import Request
 from tests.wire.relay import Relay
-from tests.wire.ways import Net, either_way
+from tests.wire.ways import Net, any_way
 
 _TOKEN = "a-token-of-the-tests"
 
@@ -21,7 +21,7 @@ def _call_credentials() -> grpc.CallCredentials:
     return grpc.access_token_call_credentials(_TOKEN)
 
 
-@either_way
+@any_way
 @pytest.mark.parametrize("given", ["with each call", "with the channel"])
 def test_call_credentials(net: Net, way: str, given: str) -> None:
     """Per-call credentials travel as metadata over a channel that is secure, whatever the style."""
@@ -46,7 +46,7 @@ def test_call_credentials(net: Net, way: str, given: str) -> None:
         assert dict(seen.metadata)["authorization"] == f"Bearer {_TOKEN}"
 
 
-@either_way
+@any_way
 def test_call_credentials_never_over_an_insecure_channel(net: Net, way: str) -> None:
     """Per-call credentials over an insecure channel: the call fails, and the token never leaves."""
     server = net.server()
@@ -67,7 +67,7 @@ def test_channels_with_different_credentials_share_nothing(net: Net) -> None:
     assert again == [secure, insecure]
 
 
-@either_way
+@any_way
 @pytest.mark.parametrize("asked", ["for each call", "for the channel"])
 def test_compression(net: Net, way: str, asked: str) -> None:
     """Compression asked for, per call or for the channel, makes a request of zeros small on the wire."""
@@ -91,7 +91,7 @@ def test_compression(net: Net, way: str, asked: str) -> None:
         assert relay.sent > 1_000_000
 
 
-@either_way
+@any_way
 def test_message_size_limits(net: Net, way: str) -> None:
     """The user's channel options reach the wire: a larger answer needs a larger limit, on both APIs."""
     net.server()
