@@ -55,13 +55,16 @@ def given_links(links: Links, service: str) -> Links:
     return replace(links, slot=slot)
 
 
+_TOLD: set[tuple[str, str]] = set()
+"""Of which methods it has been said that they stay where they are: once a process, whoever makes interceptors."""
+
+
 class KnownMethods:
     """The methods of one interceptor that lead to the mesh's endpoints, made once each."""
 
     def __init__(self, channel: Any) -> None:
         self._channel = channel
         self._made: dict[tuple[str, str], tuple[Any, Messages]] = {}
-        self._told: set[str] = set()
 
     def find(self, arity: str, method: str, request: Any) -> Any:
         """The multicallable; None, and one warning for each method, where the call has to stay where it is."""
@@ -81,8 +84,8 @@ class KnownMethods:
         return callee
 
     def _tell(self, method: str, why: str) -> None:
-        if method not in self._told:
-            self._told.add(method)
+        if (self._channel.service, method) not in _TOLD:
+            _TOLD.add((self._channel.service, method))
             log.warning(
                 "calls of %s stay on the channel that was given to grpcio: %s; every policy of %s applies to them "
                 "but the choice of an endpoint",
