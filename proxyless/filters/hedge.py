@@ -1,10 +1,12 @@
 """Hedging: send the call again before its answer has come, and take the first that does (gRFC A6).
 
-In the place of retry and never beside it: "a hedging policy and a retry policy are mutually exclusive". What is
-hedged must be harmless to do several times at once, and only whoever writes the document can know that.
+In the place of retry and never beside it: "An individual RPC may be governed by a retry policy or a hedge policy,
+but not both." What is hedged must be harmless to do several times at once, and only whoever writes the document can
+know that.
 
-Each attempt but the first is paid for like a retry, from the same budget and under the same `limits.maxRetries`;
-where payment is refused, no more are sent for this call (A6: throttled hedges are "canceled", not postponed).
+Each attempt but the first is paid for like a retry, from the same budget and under the same `limits.maxRetries`.
+Where payment is refused, no more are sent for this call: "The hedged request is cancelled, and if there are no other
+already-sent hedged RPCs the failure is returned".
 """
 
 from __future__ import annotations
@@ -69,7 +71,7 @@ def _at_once(rpc: Rpc, next: Service) -> Script[Outcome]:
             continue
         # What was never sent is sent again, whatever `nonFatal` says: A6 has such retries transparent.
         if outcome.committed or not (outcome.unsent or planned.non_fatal(outcome, False)):
-            # "If a server responds with a fatal status code, all other hedges are canceled" - gRFC A6
+            # "Fatal Status Code: … Cancel previous and pending hedges" - gRFC A6
             destination.deposit(rpc.now)
             return (yield from _adopt(rpc, branch))
         last = branch
@@ -77,7 +79,8 @@ def _at_once(rpc: Rpc, next: Service) -> Script[Outcome]:
         if pushed is not None and pushed < 0:
             next_at, left = None, 0
         elif left:
-            # "sent immediately", or when the server says, and those after it a `delay` apart again
+            # "Immediately send next scheduled hedged request, if any. Subsequent hedged requests will resume at
+            # `hedgingDelay`", or when the server says.
             next_at = _within(rpc, rpc.now + (pushed or 0.0))
 
 

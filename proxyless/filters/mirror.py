@@ -1,8 +1,8 @@
 """A copy of the request to somebody who is only to be watched: it never delays, retries or fails the call.
 
-Above retry, so that one call casts one shadow, and below fault, so that an aborted call casts none. "Never mirror
-when the primary was never sent": the copy goes out when the first attempt does, and not where a breaker, a limit
-or an empty destination keeps the call from being sent at all.
+Above retry, so that one call casts one shadow, and below fault, so that an aborted call casts none. The copy goes
+out when the first attempt does, and not where a breaker, a limit or an empty destination keeps the call from being
+sent at all.
 
 A copy runs under its own destination, with limits, outliers and endpoints' state of its own, has no retries, and
 is not sent to where its own cap is reached or nobody is known.
@@ -19,7 +19,7 @@ from proxyless.script import Outcome, Rpc, Script, Send, Service, Shadow, Spawn
 
 
 def mirror(rpc: Rpc, next: Service) -> Script[Outcome]:
-    """Draw for each mirror whether it gets a copy ("each mirror decides by its own random" - Envoy)."""
+    """Draw for each mirror by itself whether it gets a copy, as Envoy does."""
     drawn = [
         one for one in rpc.route.mirrors if one.cluster.nodes and (one.percent >= 100 or 100 * rpc.rng() < one.percent)
     ]

@@ -1,8 +1,8 @@
 """What a mirrored request carries: a name of its own, and none of the caller's credentials.
 
-"Host/Authority header is changed to indicate that the traffic was shadowed" - Envoy `request_mirror_policies`.
-A shadow runs what nobody has released yet, often with more logging than it should have: whatever lets it act as
-the caller stays behind, unless the document allows it by name.
+The name ends in `-shadow`, as with Envoy's `request_mirror_policies`, so that whoever reads logs can tell. A shadow
+runs what nobody has released yet, often with more logging than it should have: whatever lets it act as the caller
+stays behind, unless the document allows it by name.
 """
 
 from __future__ import annotations

@@ -7,7 +7,9 @@ import time
 
 import pytest
 
-from proxyless.model.documents import MeshDocument
+from proxyless.control.dialects import DIALECTS
+from proxyless.control.syntax import parse
+from proxyless.model.documents import MeshDocument, ServiceDocument
 from proxyless.model.snapshot import ClusterKey, Snapshot
 from proxyless.model.topology import Endpoint, Watched
 from proxyless.model.traffic import DEFAULTS, LoadBalancer, TrafficPolicy, overlay
@@ -200,6 +202,10 @@ def test_routes_without_a_name_are_known_by_their_place() -> None:
             ['routes[0].split[0].subset: nobody has no subset "v1"; its subsets are: none'],
         ),
         (
+            "routes: [{mirror: [{service: rec}, {service: rec, subset: canry}]}]",
+            ['routes[0].mirror[1].subset: rec has no subset "canry"; did you mean "canary"?'],
+        ),
+        (
             "trafficPolicy: {loadBalancer: {policy: rnadom}}",
             ['trafficPolicy.loadBalancer.policy: no balancer is named "rnadom"; did you mean "random"?'],
         ),
@@ -333,3 +339,27 @@ def test_ten_thousand_endpoints_are_compiled_within_a_second() -> None:
     snapshot = world.snapshot()
     assert time.perf_counter() - started < 1.0
     assert len(snapshot.clusters[ClusterKey("web", "odd")].nodes) == 4999
+
+
+def test_where_copies_go_is_followed_and_waited_for_by_nobody() -> None:
+    """A mirror's destination is watched like a split's; calls, and `Mesh.ready`, go by the splits alone."""
+    world = Known().lives("web", "a:1")
+    world.services["web"] = document("routes: [{mirror: [{service: shadow, percent: 5}]}]")
+    compiled = world.compiled("web")
+    assert {watched.service for watched in compiled.watched} == {"web", "shadow"}
+    assert compiled.snapshot is not None
+    (route,) = compiled.snapshot.services["web"].routes
+    (mirror,) = route.mirrors
+    assert (mirror.percent, mirror.cluster.known, str(mirror.cluster.key)) == (5.0, False, "shadow (mirror)")
+    assert [str(cluster.key) for cluster in route.clusters] == ["web"]
+
+
+def test_a_hedge_stands_beside_no_retry() -> None:
+    """gRFC A6: "a retry policy or a hedge policy, but not both"; to turn retries off beside it is no contradiction."""
+    both = "routes: [{hedge: {delay: 10ms}, retry: {attempts: %d}}]"
+    value, findings = DIALECTS["proxyless/v1"](parse(both % 1), ServiceDocument)
+    assert value is None
+    assert [str(finding) for finding in findings] == [
+        "routes[0].hedge (line 1): can't stand beside retry: hedging takes the place of retries (gRFC A6)"
+    ]
+    assert document(both % 0).routes[0].hedge is not None

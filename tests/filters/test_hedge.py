@@ -103,14 +103,14 @@ def test_the_first_may_still_win() -> None:
 
 
 def test_a_failure_that_is_not_fatal_sends_the_next_at_once() -> None:
-    """ "the next hedged request will be sent immediately" """
+    """ "Immediately send next scheduled hedged request, if any." - gRFC A6"""
     call = called(hedging(delay=10), a=Reply(UNAVAILABLE, after=0.01), b=OK)
     assert call.effects == ["send a", "send b"]
     assert (call.outcome, call.ended_at) == (OK, START + 0.01)
 
 
 def test_a_fatal_failure_ends_all() -> None:
-    """ "If a server responds with a fatal status code, all other hedges are canceled" """
+    """ "Cancel previous and pending hedges" - gRFC A6"""
     call = called(hedging(), a=NEVER, b=FATAL)
     assert call.effects == ["send a", "send b", "cancel a"]
     assert call.outcome is FATAL
@@ -131,7 +131,7 @@ def test_where_all_fail_the_last_failure_is_the_call_s() -> None:
 
 
 def test_a_delay_of_zero_sends_all_at_once() -> None:
-    """ "If the hedgingDelay is 0, all hedges are sent immediately" """
+    """There is nothing to wait for."""
     call = called(hedging(delay=0), a=NEVER, b=NEVER, c=Reply(OK, after=0.01))
     assert call.effects == ["send a", "send b", "send c", "cancel a", "cancel b"]
 
