@@ -162,7 +162,7 @@ def test_what_a_shadow_does_is_held_against_the_shadow_alone() -> None:
     own = simulation.snapshot.clusters[ClusterKey("web", "main")]
     shadow = simulation.snapshot.clusters[ClusterKey("web", "main", True)]
     assert (own.nodes[0].calls, own.nodes[0].failures, own.nodes[0].outlier.out) == (20, 0, False)
-    assert shadow.nodes[0].failures == 20
+    assert shadow.nodes[0].failures >= 2
     assert own.state.status(simulation.clock.now)["retries_left"] >= budget
     assert shadow.state.status(simulation.clock.now)["retries"] == 0
 
@@ -187,6 +187,18 @@ def test_a_shadow_that_can_not_be_reached_is_left_alone_for_a_while() -> None:
     assert called(simulation).outcome is OK
     main, shadow = (simulation.snapshot.clusters[key].nodes[0] for key in (ClusterKey("web", "main"), SHADOW))
     assert (main.reachable_at, shadow.reachable_at > 0) == (0, True)
+
+
+@pytest.mark.parametrize(("answer", "most"), [(UNREACHABLE, 30), (UNAVAILABLE, 60)])
+def test_a_dead_shadow_is_tried_now_and_then(answer: Any, most: int) -> None:
+    """10,000 calls in 100 s to a shadow that can't be reached, or that fails until it is ejected."""
+    world = mirroring()
+    simulation = simulated(world, s=answer)
+    for number in range(10_000):
+        simulation.call(ENTRY, rpc(simulation.snapshot, now=START + number / 100))
+    simulation.run()
+    assert all(call.outcome is OK for call in simulation.calls)
+    assert 2 <= len(simulation.shadows) <= most
 
 
 def test_a_stream_has_its_shadow_and_is_read_on_by_its_caller_alone() -> None:
