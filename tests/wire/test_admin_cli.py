@@ -45,9 +45,12 @@ def calling(net: Net) -> Iterator[str]:
 
     thread = threading.Thread(target=run)
     thread.start()
-    yield server.address
-    stop.set()
-    thread.join(5.0)
+    try:
+        eventually(lambda: server.seen)
+        yield server.address
+    finally:
+        stop.set()
+        thread.join(5.0)
 
 
 def test_ps_without_a_process() -> None:
