@@ -63,5 +63,10 @@ def test_its_numbers_are_the_defaults() -> None:
     assert (policy.attempts, set(policy.on)) == (2, {"connect-failure", "refused-stream", "unavailable"})
     assert [budget.ratio, budget.min_retries_per_second, float(budget.ttl)] == [0.2, 10.0, 10.0]
     assert DEFAULTS.limits.max_retries == 0
+    assert DEFAULTS.limits.max_requests == 1024
+    assert not DEFAULTS.circuit_breaker
+    outliers = DEFAULTS.outlier_detection
+    assert [outliers.consecutive5xx, outliers.probation.requests] == [5, 1]
+    assert [outliers.interval, outliers.base_ejection_time, outliers.max_ejection_percent] == [10, 30, 50]
     assert f"{DEFAULT_CAP // 1024} KiB" in PAGE
     assert CAP_OPTION in PAGE
