@@ -91,6 +91,7 @@ class StreamResponse(Driven):
         if not self._committed:
             super()._commit(native)
             if self._outcome is None and self._settled is not native:
+                self._rpc.now = self._channel.clock()
                 self._step(OPEN)
 
     async def _read(self, native: Any) -> Any:
