@@ -23,9 +23,11 @@ LONGEST_PAUSE = 1.0
 """`wait_for_ready` looks again after 20 ms, then doubles up to 1 s: quicker than a person, slower than a storm."""
 HOST_SELECTION_ATTEMPTS = 5
 """As Istio sets Envoy's `host_selection_retry_max_attempts`."""
-REPEATS = 3
-"""Attempts that may meet the end of a connection before it is the call's failure: two in a row are chance, where
-connections live for milliseconds; a server that takes nothing up must not be asked for ever."""
+REPEATS = 8
+BREATH = 0.001
+"""Attempts that may meet the end of a connection before it is the call's failure. The first is made again at once; it
+may meet the same connection, which a busy C-core closes some milliseconds later: so those after it wait for 1 ms, 2,
+4 … 64, 0.13 s in all. A server that takes nothing up must not be asked for ever."""
 SMALL = 64
 """Nodes that are looked through when the draws found none: all of a small cluster, enough of a large one."""
 
@@ -75,11 +77,10 @@ def balance(rpc: Rpc, _next: Service) -> Script[Outcome]:
                 node.unreachable(rpc.now, rpc.rng())
             elif node.reachable_at and outcome is not ABANDONED:
                 node.reached(rpc.now)
-            if verdict.repeats:
-                continue
-            if not held:
+            if not (held or verdict.repeats):
                 return outcome
-            if (moved := (yield from _look_again(rpc, rpc.now + pause))) is not None:
+            until = rpc.now + (pause if held else _breath(rpc))
+            if (moved := (yield from _look_again(rpc, until))) is not None:
                 return moved
             pause = min(pause * 2, LONGEST_PAUSE)
     finally:
@@ -123,6 +124,11 @@ def _may_repeat(rpc: Rpc, outcome: Outcome) -> bool:
     return (tried is None or len(tried) < REPEATS) and rpc.replayable and not outcome.committed
 
 
+def _breath(rpc: Rpc) -> float:
+    before = len(rpc.tried or ()) - 1
+    return BREATH * 2.0 ** (before - 1) if before else 0.0
+
+
 def _still_held(rpc: Rpc, destination: DestinationState) -> bool:
     """Whether a place among those under way to `destination` is one at the call's destination as it is now."""
     if destination is rpc.cluster.state:
@@ -150,6 +156,8 @@ def _tell(rpc: Rpc, feedback: Feedback, outcome: Outcome, sent_at: float | None)
 def _look_again(rpc: Rpc, at: float) -> Script[Outcome | None]:
     """Wait until that instant, or until somebody else can be called: all whom the call knows may be dead."""
     until = at if rpc.deadline is None else min(at, rpc.deadline)
+    if until <= rpc.now:
+        return None
     while (newer := (yield from wait(rpc.snapshot.version, until))) is not None:
         known = rpc.cluster
         moved = _follow(rpc, newer)

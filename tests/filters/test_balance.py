@@ -280,14 +280,14 @@ def test_the_source_s_first_word_ends_the_wait() -> None:
 UNSEEN = Outcome(Code.UNAVAILABLE, "Stream removed (GOAWAY received)", unseen=True)
 
 
-@pytest.mark.parametrize(("answers", "sends"), [([UNSEEN, OK], 2), ([UNSEEN, UNSEEN, OK], 3), ([UNSEEN] * 9, 4)])
+@pytest.mark.parametrize(("answers", "sends"), [([UNSEEN, OK], 2), ([UNSEEN, UNSEEN, OK], 3), ([UNSEEN] * 12, 9)])
 def test_what_no_server_has_taken_up_is_made_again_with_no_policy_asked(answers: list[Outcome], sends: int) -> None:
     """Transparent retries (gRFC A6): they cost no budget, and a server that ends its connections is not failing."""
     world = Known().lives("web", "a:1")
     world.services["web"] = document("routes: [{retry: {attempts: 0}}]")
     snapshot = world.snapshot()
     effects, outcome = play(ENTRY, rpc(snapshot), a=list(answers))
-    assert effects == ["send a"] * sends
+    assert effects == ["send a", *["send a", "wait"] * (sends - 2), "send a"]  # at once, then with a breath between
     (a,) = world.nodes.all()
     assert (a.calls, a.inflight, a.failures) == (sends, 0, 0 if outcome is OK else 1)
     assert snapshot.clusters[WEB].state.status(START)["retries"] == 0
