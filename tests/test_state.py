@@ -357,3 +357,18 @@ def test_a_forked_child_keeps_what_is_known_and_forgets_what_was_under_way() -> 
     assert [bool(state.admit(now)) for _ in range(3)] == [True, True, False]
     assert state.begin(b)
     assert state.withdraw(now)
+
+
+def test_the_collector_may_end_a_call_while_its_destination_is_being_counted() -> None:
+    """A call in a reference cycle ends where the collector happens to run: in a thread that holds the lock, too."""
+    world = Known().lives("web", "a:1")
+    world.services["web"] = document(EVERYTHING)
+    snapshot = world.snapshot()
+    state: Any = snapshot.clusters[WEB].state
+    call = rpc(snapshot, rng=lambda: 0.6)
+    script = ENTRY(call)
+    assert drive(script, call, [OPEN], 2)  # sent, and its stream is being read
+    assert state.status(START)["requests"] == 1
+    with state._lock:
+        script.close()
+    at_rest(world, state)

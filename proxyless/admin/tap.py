@@ -72,7 +72,7 @@ class Tap:
 
     def __init__(self, wanted: Wanted) -> None:
         self._wanted = wanted
-        self._lock = threading.Lock()
+        self._lock = threading.RLock()  # the collector may end a call in the middle of this, in this thread
         self._queue: deque[tuple[float, dict[str, Any]]] = deque()
         self._tokens = wanted.rate
         self._at = 0.0
@@ -92,9 +92,9 @@ class Tap:
     def read(self) -> tuple[list[tuple[float, dict[str, Any]]], int]:
         """The calls that ended since, each with the instant it did, and how many more there were."""
         with self._lock:
-            calls, self._queue = list(self._queue), deque()
+            calls, self._queue = self._queue, deque()
             lost, self._lost = self._lost, 0
-        return calls, lost
+        return list(calls), lost
 
     def _ended(self, seen: _Seen, rpc: Rpc, outcome: Outcome) -> None:
         if not self._wanted.ended(outcome.code):

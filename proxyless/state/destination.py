@@ -45,11 +45,11 @@ class DestinationState:
     )
 
     def __init__(
-        self, key: ClusterKey, policy: TrafficPolicy, tell: Tell, now: float, lock: threading.Lock | None = None
+        self, key: ClusterKey, policy: TrafficPolicy, tell: Tell, now: float, lock: threading.RLock | None = None
     ) -> None:
         self._key = key
         self._tell = tell
-        self._lock = lock or threading.Lock()
+        self._lock = lock or threading.RLock()
         self._policy = policy
         self._nodes: dict[Any, Node] = {}
         self._members: Sequence[Node] = ()
@@ -298,7 +298,7 @@ class DestinationState:
                 "panic": self._health.panic,
             }
 
-    def renew(self, lock: threading.Lock) -> None:
+    def renew(self, lock: threading.RLock) -> None:
         """In a forked child: the old lock may be held by a thread that is gone, and nothing is under way.
 
         Nor are probes: a ticket that the parent handed out is never given back here.

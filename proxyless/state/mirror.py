@@ -22,7 +22,7 @@ class MirrorState(DestinationState):
         with self._lock:
             self.copies += 1
 
-    def renew(self, lock: threading.Lock) -> None:
+    def renew(self, lock: threading.RLock) -> None:
         """In a forked child: what the parent counted, the parent tells."""
         super().renew(lock)
         self.copies = 0

@@ -44,7 +44,7 @@ class Node:
         cluster: ClusterKey,
         endpoint: Endpoint,
         make_send: Callable[[Node], object],
-        lock: threading.Lock | None = None,
+        lock: threading.RLock | None = None,
         now: float = 0.0,
     ) -> None:
         self.cluster = cluster
@@ -66,7 +66,7 @@ class Node:
         """The instant from which it has been there, and well: what slow start counts from."""
         self.outlier = Outlier(DEFAULTS.outlier_detection)
         """What outlier detection remembers of it."""
-        self.lock = lock or threading.Lock()
+        self.lock = lock or threading.RLock()
         self.send = make_send(self)
 
     def unreachable(self, now: float, draw: float) -> None:

@@ -51,8 +51,9 @@ class Nodes:
         self._tell = tell
         self._clock = clock
         self._nodes: dict[tuple[ClusterKey, str], Node] = {}
-        self._locks: defaultdict[ClusterKey, threading.Lock] = defaultdict(threading.Lock)
-        """One for a destination and all of its nodes."""
+        self._locks: defaultdict[ClusterKey, threading.RLock] = defaultdict(threading.RLock)
+        """One for a destination and all of its nodes. Re-entrant: the garbage collector runs where it likes, in the
+        middle of what is guarded too, and may end a call there that nobody holds any more, in the same thread."""
         self._addresses: Counter[str] = Counter()
         self._leaving: dict[str, list[Node]] = {}
         self._destinations: dict[ClusterKey, DestinationState] = {}
