@@ -66,9 +66,19 @@ class ScopedStream:
     def __call__(self, *arguments: Any) -> Any:
         return self.with_call(*arguments)[0]
 
-    def with_call(self, *arguments: Any) -> tuple[Any, Any]:
+    def with_call(
+        self,
+        requests: Any,
+        timeout: Any = None,
+        metadata: Any = None,
+        credentials: Any = None,
+        wait_for_ready: Any = None,
+        compression: Any = None,
+    ) -> tuple[Any, Any]:
         """(response, call); raises how the call failed."""
-        call = self._native.future(*arguments)
+        call = self._native.future(
+            requests, timeout, _compressed(metadata, compression), credentials, wait_for_ready, compression
+        )
         self._scope.join(call, _cancel)
         try:
             return call.result(), _ended(call)
@@ -89,6 +99,16 @@ def _cancel(call: Any) -> None:
 
 # What grpcio has no public words for (1.85.1). Without them the caller sees the stream's own error, which has the
 # same methods and another name; `tests/wire/test_scoped.py` notices.
+
+
+def _compressed(metadata: Any, compression: Any) -> Any:
+    """With what tells C-core the compression of one call: `future` of a stream of requests forgets to (1.85.1)."""
+    try:
+        from grpc import _compression
+
+        return _compression.augment_metadata(metadata, compression)
+    except (ImportError, AttributeError):
+        return metadata
 
 
 def as_blocking(error: Any) -> Any:
