@@ -125,6 +125,9 @@ class Endpoints:
             return f"the token may not read the service {self._service}; {self._grant()}"
         services = self._ask("catalog/services")
         if services.status == OK and self._service in json.loads(services.body):
+            again = self._ask(self.path)
+            if again.status == OK and json.loads(again.body):
+                return ""  # somebody registered between the two answers: the next one tells
             hidden = f"the service {self._service} has instances, but the token may not see them"
             return f"{hidden}; {self._grant()}"
         return ""

@@ -51,6 +51,10 @@ def test_an_agent_that_comes_up_empty_is_given_time_to_be_filled(agent: ConsulAg
 
 def test_an_agent_that_stays_empty_is_believed_in_the_end(agent: ConsulAgent) -> None:
     """When the hold is over and a read that is not stale agrees."""
+    for number in range(40):
+        agent.put_kv(
+            "elsewhere", str(number)
+        )  # or the fresh agent's index may be the old one by chance, and say: unmoved
     agent.put_kv("proxyless/v1/mesh", "old")
     agent.register("web", 5001)
     with following(agent.address, WEB) as (_, sink):
