@@ -150,6 +150,17 @@ def test_a_service_that_never_had_an_instance_has_none() -> None:
     assert stage.doubt == ""
 
 
+def test_an_instance_that_registers_between_two_answers_is_no_hidden_one() -> None:
+    """The catalog knows it already, the watch not yet: the token is above suspicion."""
+    stage = Stage()
+    stage.says.update({SERVICES: Answer(200, {}, b'{"web":[]}'), WATCH: listed(1)})
+    assert stage.hears(listed(), 5, unbroken=False) is None
+    assert stage.doubt == ""
+    stage.says[WATCH] = listed()
+    assert stage.hears(listed(), 6) is None
+    assert "the token may not see them" in stage.doubt
+
+
 @pytest.mark.parametrize(
     ("path", "answer", "says"),
     [
