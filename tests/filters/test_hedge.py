@@ -16,26 +16,8 @@ from proxyless.model.routes import Hedge, Route
 from proxyless.model.traffic import Limits, LoadBalancer, RetryBudget, TrafficPolicy
 from proxyless.script import OK, OPEN, Outcome, Rpc
 from proxyless.stack import ENTRY
-from tests.fakes import START, UNAVAILABLE, UNREACHABLE, Call, Reply, Simulation, play
+from tests.fakes import START, UNAVAILABLE, UNREACHABLE, Call, Reply, Simulation, Stream, play
 from tests.worlds import WEB, Known, rpc
-
-
-class Stream:
-    """A stream of requests (`script.Replay`) of which all is there still, or not."""
-
-    def __init__(self, whole: bool) -> None:
-        self.whole = whole
-        self.kept = False
-
-    def keep(self) -> None:
-        self.kept = True
-
-    def possible(self) -> bool:
-        return self.whole
-
-    def commit(self) -> None:
-        pass
-
 
 NEVER = Reply(OK, after=3600.0)
 FATAL = Outcome(Code.INVALID_ARGUMENT, "nobody can mend that")

@@ -13,8 +13,8 @@ from proxyless.model.quantities import Duration
 from proxyless.model.routes import Hedge
 from proxyless.script import OK, OPEN, Outcome
 from proxyless.stack import ENTRY
-from tests.fakes import START, UNAVAILABLE, Reply, Simulation
-from tests.filters.test_hedge import NEVER, Stream, assert_at_rest, called, hedging
+from tests.fakes import START, UNAVAILABLE, Reply, Simulation, Stream
+from tests.filters.test_hedge import NEVER, assert_at_rest, called, hedging
 from tests.policy.rows import rows
 from tests.worlds import document, rpc
 
