@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import grpc
 
 from proxyless.channel.aio_branches import AioBranch, AioBranches, beside
-from proxyless.channel.aio_endings import ending
+from proxyless.channel.aio_endings import anew, ending
 from proxyless.channel.aio_shadow import AioFeed
 from proxyless.channel.news import await_news
 from proxyless.channel.wires import AioWires
@@ -215,7 +215,7 @@ class Driven:
 
     def _error(self, outcome: Outcome) -> BaseException:
         if outcome.error is not None:
-            return outcome.error
+            return anew(outcome.error)
         if outcome.refused == "cancelled":
             return asyncio.CancelledError()
         return AioMeshRpcError(outcome.code, outcome.refused, outcome.details)

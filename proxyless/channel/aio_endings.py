@@ -23,3 +23,19 @@ async def ending(rpc: Rpc, native: Any) -> Outcome:
         await native.debug_error_string(),
     )
     return wire.failure(error)
+
+
+def anew(error: BaseException) -> BaseException:
+    """An error of grpcio's for whoever asks, as its own calls make one each time. An error that was raised knows the
+    frames that it came through, and these know the call: did the call know it, all three would wait for the garbage
+    collector, and every failure on a bad day with them."""
+    if error.__class__ is not grpc.aio.AioRpcError:
+        return error
+    known: Any = error
+    return grpc.aio.AioRpcError(
+        known.code(),
+        known.initial_metadata(),
+        known.trailing_metadata(),
+        known.details(),
+        known.debug_error_string(),
+    )

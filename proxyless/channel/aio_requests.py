@@ -24,7 +24,7 @@ _FINISHED = "RPC already finished."
 class AioReader(AsyncIterator[Any]):
     """What one attempt reads, in a task of its own."""
 
-    __slots__ = ("_next", "_plain", "_requests", "over")
+    __slots__ = ("_next", "_number", "_plain", "_requests", "over")
 
     def __init__(self, requests: Requests, plain: bool) -> None:
         self._requests = requests
@@ -32,16 +32,16 @@ class AioReader(AsyncIterator[Any]):
         self._plain = plain
         self.over = False
         """Whether the attempt has ended; known where the requests are written."""
-        requests.begins(self)
+        self._number = requests.begins()
 
     async def __anext__(self) -> Any:
         requests, number = self._requests, self._next
-        if requests.direct is self and requests.source.__class__ is not Written:
+        if requests.direct == self._number and requests.source.__class__ is not Written:
             return await _read(requests)
         request = requests.nth(number)
         if request is MORE:
             written = requests.source if requests.source.__class__ is Written else None
-            if written is not None and requests.current is self:
+            if written is not None and requests.latest == self._number:
                 written.handed(number)
             async with requests.lock:
                 request = requests.nth(number)  # an attempt that has failed may have read it meanwhile
@@ -49,7 +49,7 @@ class AioReader(AsyncIterator[Any]):
                     if written is not None and not await written.ready(self):
                         raise StopAsyncIteration
                     requests.settle()
-                    if requests.current is self:
+                    if requests.latest == self._number:
                         requests.passed(number)
                     request = requests.add(await _read(requests))
         self._next = number + 1
@@ -61,7 +61,7 @@ async def _read(requests: Requests) -> Any:
     try:
         return await _next(requests)
     except BaseException as ending:
-        requests.ending = ending
+        requests.end(ending)
         raise
 
 

@@ -78,14 +78,13 @@ class Requests:
     __slots__ = (
         "bytes",
         "cap",
-        "current",
         "direct",
         "ending",
         "first",
         "iterator",
         "kept",
+        "latest",
         "lock",
-        "readers",
         "source",
         "wanted",
         "whole",
@@ -105,13 +104,13 @@ class Requests:
         """Whether somebody may try again for more reasons than that nothing was sent."""
         self.whole = True
         """Whether all that was read is kept, so that another attempt may begin."""
-        self.ending: BaseException | None = None
+        self.ending: BaseException | type[BaseException] | None = None
         """How the caller's iterator ended."""
-        self.readers = 0
-        self.current: Any = None
-        """The reader of the latest attempt: the only one that matters."""
-        self.direct: Any = None
-        """The only reader there ever was, once nothing is kept any more: it may ask the caller by itself."""
+        self.latest = 0
+        """The number of the latest attempt's reader: the only one that matters. By number, for readers know the
+        requests: if these knew them too, both would wait for the garbage collector."""
+        self.direct = 0
+        """The number of the only reader there ever was, once nothing is kept: it may ask the caller by itself."""
 
     # -- what filters ask (script.Replay)
 
@@ -127,16 +126,22 @@ class Requests:
 
     # -- what readers do
 
-    def begins(self, reader: Any) -> None:
-        """An attempt is made, and this is its reader."""
-        self.current = reader
-        self.readers += 1
+    def begins(self) -> int:
+        """An attempt is made: the number of its reader."""
+        self.latest += 1
+        return self.latest
 
     def add(self, request: Any) -> Any:
         """Keep what was read from the caller; returns what grpcio is to be given."""
         kept = Kept(request) if self.wanted and self.whole else request
         self.kept.append(kept)
         return kept
+
+    def end(self, ending: BaseException) -> None:
+        """The caller's iterator has come to its end, or has failed. The usual ends are kept as what they are, for one
+        that was raised knows the frames it came through, and these know the requests."""
+        usual = isinstance(ending, (StopIteration, StopAsyncIteration))
+        self.ending = type(ending) if usual else ending
 
     def settle(self) -> None:
         """Before one more is read: is all of it still to be kept?"""
@@ -154,8 +159,8 @@ class Requests:
         if not self.whole:
             del self.kept[: number - self.first]
             self.first = number
-            if self.readers == 1:  # no attempt that has failed can be asking at the same time
-                self.direct = self.current
+            if self.latest == 1:  # no attempt that has failed can be asking at the same time
+                self.direct = 1
 
     def nth(self, number: int) -> Any:
         """The request of that number, `MORE` if it is still to be read; raises how the caller's iterator ended."""
@@ -179,17 +184,17 @@ MORE = object()
 class Reader(Iterator[Any]):
     """What one attempt reads, in a thread of its own."""
 
-    __slots__ = ("_next", "_plain", "_requests")
+    __slots__ = ("_next", "_number", "_plain", "_requests")
 
     def __init__(self, requests: Requests, plain: bool) -> None:
         self._requests = requests
         self._next = 0
         self._plain = plain
-        requests.begins(self)
+        self._number = requests.begins()
 
     def __next__(self) -> Any:
         requests, number = self._requests, self._next
-        if requests.direct is self:
+        if requests.direct == self._number:
             return next(requests.source)
         request = requests.nth(number)
         if request is MORE:
@@ -197,12 +202,12 @@ class Reader(Iterator[Any]):
                 request = requests.nth(number)  # an attempt that has failed may have read it meanwhile
                 if request is MORE:
                     requests.settle()
-                    if requests.current is self:
+                    if requests.latest == self._number:
                         requests.passed(number)
                     try:
                         request = requests.add(next(requests.source))
                     except BaseException as ending:
-                        requests.ending = ending
+                        requests.end(ending)
                         raise
         self._next = number + 1
         return request.message if self._plain and request.__class__ is Kept else request

@@ -49,8 +49,8 @@ class ScopedUnary:
             response = next(call, None)
             for _ in call:  # its end, and with it the status
                 pass
-        except grpc.RpcError as error:
-            raise as_blocking(error) from None
+        except grpc.RpcError:
+            raise _untied(call) from None
         return response, _ended(call)
 
 
@@ -83,7 +83,15 @@ class ScopedStream:
         try:
             return call.result(), _ended(call)
         except (grpc.RpcError, grpc.FutureCancelledError):
-            raise as_blocking(call) from None
+            raise _untied(call) from None
+
+
+def _untied(call: Any) -> Any:
+    """A failed call's error. grpcio raises the call itself, which then knows the frames that it came through, and
+    these know it: the garbage collector would have to find them."""
+    if isinstance(call, BaseException):
+        call.__traceback__ = None
+    return as_blocking(call)
 
 
 def pause(scope: Scope, seconds: float) -> None:

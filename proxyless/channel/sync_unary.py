@@ -19,10 +19,13 @@ from proxyless.channel.wires import SyncWires
 from proxyless.context import SCOPE, caller_has_gone
 from proxyless.errors import MeshRpcError
 from proxyless.model.codes import Code
-from proxyless.script import OK, Outcome, Race, Rpc, Send, Sleep, Wait
+from proxyless.script import OK, Outcome, Race, Rpc, Script, Send, Sleep, Wait
 
 if TYPE_CHECKING:
     from proxyless.channel.sync import MeshChannel
+
+
+_TAKE_TIME = (Sleep, Wait, Race)
 
 
 class _UnaryResponse:
@@ -80,11 +83,10 @@ class _UnaryResponse:
     def _drive(self, rpc: Rpc, with_call: bool, request: Any, credentials: Any, compression: Any) -> Any:
         """Perform the script's effects here and now, one after the other."""
         channel = self._channel
-        script = channel.entry(rpc)
-        scope = SCOPE.get()
-        response = None
-        branches: Branches | None = None
+        script, scope = channel.entry(rpc), SCOPE.get()
+        response: Any = None
         reply: Any = None
+        branches: Branches | None = None
         try:
             while True:
                 effect = script.send(reply)
@@ -104,30 +106,31 @@ class _UnaryResponse:
                     except grpc.RpcError as error:
                         reply = wire.failure(error)
                         reply.committed = caller_has_gone()  # nobody waits for another attempt
-                elif effect.__class__ is Sleep:
-                    channel.pause(effect.seconds) if scope is None else pause(scope, effect.seconds)
-                    reply = None
-                    _unless_forsaken(rpc)
-                elif effect.__class__ is Wait:
-                    reply = block_for_news(channel, effect)
-                    _unless_forsaken(rpc)
                 else:
-                    branches = branches or Branches(channel, self._wires, (request, credentials, compression))
-                    reply = branches.perform(effect, scope)
-                    if effect.__class__ is Race:
+                    if effect.__class__ is Sleep:
+                        channel.pause(effect.seconds) if scope is None else pause(scope, effect.seconds)
+                        reply = None
+                    elif effect.__class__ is Wait:
+                        reply = block_for_news(channel, effect)
+                    else:
+                        branches = branches or Branches(channel, self._wires, (request, credentials, compression))
+                        reply = branches.perform(effect, scope)
+                    if effect.__class__ in _TAKE_TIME:
                         _unless_forsaken(rpc)
                 rpc.now = channel.clock()
         except StopIteration as stop:
             outcome: Outcome = stop.value
         except BaseException:  # an interrupt, or a misuse that grpcio reports: the node must not stay engaged
             rpc.now = channel.clock()
-            script.close()
-            if branches is not None:
-                branches.end()
+            _break_off(script, branches)
             raise
         if outcome.code == 0:
             return response if branches is None else branches.answer(response, with_call)
-        raise error_of(outcome)
+        try:
+            raise error_of(outcome)
+        finally:
+            # The error knows this frame: if the frame knew it too, both would wait for the garbage collector.
+            del outcome, reply, branches
 
 
 class UnaryUnary(_UnaryResponse, grpc.UnaryUnaryMultiCallable):  # type: ignore[misc, type-arg]
@@ -188,6 +191,13 @@ def error_of(outcome: Outcome) -> BaseException:
     if outcome.error is not None:
         return outcome.error
     return MeshRpcError(outcome.code or Code.UNKNOWN, outcome.refused, outcome.details)
+
+
+def _break_off(script: Script[Outcome], branches: Branches | None) -> None:
+    """The script will not be resumed, and nor will what it has spawned."""
+    script.close()
+    if branches is not None:
+        branches.end()
 
 
 def _unless_forsaken(rpc: Rpc) -> None:

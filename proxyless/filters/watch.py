@@ -28,6 +28,7 @@ def watched(entry: Service, watchers: Sequence[Watcher]) -> Service:
             return outcome
         finally:
             seen.ended(rpc, outcome)
+            rpc.watch = None  # they know each other: apart, neither waits for the garbage collector
 
     return watch
 
