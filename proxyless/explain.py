@@ -12,7 +12,8 @@ from typing import Any
 
 from proxyless.model.matches import Match, veiled
 from proxyless.model.quantities import Duration, camel
-from proxyless.model.snapshot import Cluster, NodeState, PlannedMirror, PlannedRoute, ServiceTable, Snapshot
+from proxyless.model.route_table import ServiceTable
+from proxyless.model.snapshot import Cluster, NodeState, PlannedMirror, PlannedRoute, Snapshot
 from proxyless.model.topology import Locality
 from proxyless.policy.locality import Ladder
 from proxyless.policy.matcher import joined

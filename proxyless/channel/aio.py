@@ -97,7 +97,7 @@ class AioMeshChannel(grpc.aio.Channel):
 
     def _attempt_over(self, native: Any) -> None:
         call = self.calls.pop(native, None)
-        if call is not None:
+        if call is not None and not call._attended:
             call._noticed(native)
 
     def unary_unary(

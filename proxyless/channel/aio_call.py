@@ -8,10 +8,12 @@ wants to pause, a task is made for the rest. So the usual call costs no task and
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 import grpc
 
+from proxyless.channel import wire
 from proxyless.channel.aio_branches import AioBranch, AioBranches, beside
 from proxyless.channel.aio_endings import anew, ending
 from proxyless.channel.aio_shadow import AioFeed
@@ -23,9 +25,6 @@ from proxyless.script import Drain, Outcome, Rpc, Send, Sleep, Wait
 
 if TYPE_CHECKING:
     from proxyless.channel.aio import AioMeshChannel
-
-CODES = {code.value[0]: code for code in grpc.StatusCode}
-_LOCALLY_CANCELLED = "Locally cancelled by application!"
 
 
 class Driven:
@@ -51,6 +50,8 @@ class Driven:
     """Where the copies of this call are given what is written."""
     _kept = True
     """Whether a call that nobody holds is carried on all the same."""
+    _watch: Callable[[Any], None]
+    """Where it is not: has the call told when an attempt ends, without keeping it for that."""
 
     def __init__(
         self,
@@ -79,7 +80,9 @@ class Driven:
         try:
             effect = self._script.send(reply)
         except StopIteration as stop:
-            self._finish(stop.value)
+            self._outcome = stop.value
+            if self._callbacks is not None:
+                self._call_back()
             return
         if effect.__class__ is Send:
             rpc = self._rpc
@@ -88,7 +91,7 @@ class Driven:
                 native = self._wires.of(rpc, self._loop)(
                     self._request,
                     timeout=left,
-                    metadata=rpc.metadata,
+                    metadata=wire.NO_PAIRS if rpc.metadata is None else wire.Pairs(rpc.metadata),
                     credentials=self._credentials,
                     compression=self._compression,
                 )
@@ -96,18 +99,19 @@ class Driven:
                 self._close_script()
                 raise
             self._native = native
-            self._watch(native)
+            if self._kept:
+                # Be told when it ends. The channel keeps the call until then: who lets go of it without awaiting it
+                # wants it made all the same, as with grpcio.
+                channel = self._channel
+                channel.calls[native] = self
+                native.add_done_callback(channel.attempt_over)
+            else:
+                self._watch(native)
         elif effect.__class__ is Sleep or effect.__class__ is Wait:
             self._channel.streams.add(self)  # no attempt stands for it now, and closing the channel ends it too
             self._rest = self._loop.create_task(self._pause(effect))
         elif effect.__class__ is not Drain:
             beside(self, effect)
-
-    def _watch(self, native: Any) -> None:
-        """Be told when `native` ends. The channel keeps the call until then: who lets go of it without
-        awaiting it wants it made all the same, as with grpcio."""
-        self._channel.calls[native] = self
-        native.add_done_callback(self._channel.attempt_over)
 
     async def _pause(self, effect: Any) -> None:
         """Perform the effects that take time but no wire."""
@@ -207,11 +211,14 @@ class Driven:
         return self._outcome is None
 
     def _finish(self, outcome: Outcome) -> None:
+        """It has ended, and not by its script."""
         self._outcome = outcome
-        if self._callbacks is not None:
-            callbacks, self._callbacks = self._callbacks, None
-            for callback in callbacks:
-                callback(self)
+        self._call_back()
+
+    def _call_back(self) -> None:
+        callbacks, self._callbacks = self._callbacks, None
+        for callback in callbacks or ():
+            callback(self)
 
     def _error(self, outcome: Outcome) -> BaseException:
         if outcome.error is not None:
@@ -225,7 +232,7 @@ class Driven:
     def cancel(self) -> bool:
         if self._outcome is not None:
             return False
-        self._outcome = Outcome(Code.CANCELLED, _LOCALLY_CANCELLED, refused="cancelled")
+        self._outcome = Outcome(Code.CANCELLED, wire.LOCALLY_CANCELLED, refused="cancelled")
         self._rpc.now = self._channel.clock()
         self._close_script()
         if self._native is not None:
@@ -282,7 +289,7 @@ class Driven:
         return grpc.aio.Metadata(("proxyless-reason", outcome.refused))
 
     async def code(self) -> grpc.StatusCode:
-        return CODES[(await self._complete()).code]
+        return wire.CODES[(await self._complete()).code]
 
     async def details(self) -> str:
         outcome = await self._complete()
@@ -319,9 +326,9 @@ class Driven:
     def abandon(self) -> None:
         """Nobody will see the call's end: its caller has let go of it, or its loop has ended."""
         script = getattr(self, "_script", None)
-        if self._outcome is not None or script is None:
+        if self._outcome is not None or script is None:  # has ended, or was never begun
             return
-        self._outcome = Outcome(Code.CANCELLED, _LOCALLY_CANCELLED, refused="cancelled")
+        self._outcome = Outcome(Code.CANCELLED, wire.LOCALLY_CANCELLED, refused="cancelled")
         self._rpc.now = self._channel.clock()
         script.close()
         if self._branches is not None:
@@ -337,4 +344,5 @@ class Driven:
             pass  # the loop is closed, and what ran on it has ended
 
     def __del__(self) -> None:
-        self.abandon()
+        if self._outcome is None:
+            self.abandon()

@@ -14,6 +14,7 @@ from proxyless.channel.aio_requests import aio_requests
 from proxyless.channel.aio_stream import StreamStreamCall, UnaryStreamCall
 from proxyless.channel.aio_unary import StreamUnaryCall, UnaryUnaryCall
 from proxyless.channel.wires import AioWires
+from proxyless.context import SCOPE
 
 if TYPE_CHECKING:
     from proxyless.channel.aio import AioMeshChannel
@@ -47,7 +48,8 @@ class _Method:
         rpc = channel.rpc(self._method, timeout, metadata, wait_for_ready, None)
         loop = asyncio.get_running_loop()
         call = self._call(channel, self._wires, rpc, request, credentials, compression, loop)
-        channel.began(call)
+        if SCOPE.get() is not None:
+            channel.began(call)
         return call
 
     def _direct_stream(
@@ -64,7 +66,8 @@ class _Method:
         rpc = channel.rpc(self._method, timeout, metadata, wait_for_ready, requests)
         loop = asyncio.get_running_loop()
         call = self._call(channel, self._wires, rpc, requests, credentials, compression, loop)
-        channel.began(call)
+        if SCOPE.get() is not None:
+            channel.began(call)
         return call
 
     def _around(

@@ -14,36 +14,7 @@ from proxyless.channel.aio_requests import done_writing, ended, write
 from proxyless.script import OK
 
 
-class UnaryUnaryCall(Driven, grpc.aio.UnaryUnaryCall):  # type: ignore[type-arg]
-    """A unary call under way."""
-
-    def __await__(self) -> Generator[Any, Any, Any]:
-        return awaited(self)
-
-
-class StreamUnaryCall(Driven, grpc.aio.StreamUnaryCall):  # type: ignore[type-arg]
-    """A call under way that sends a stream: from an iterator, or message by message with `write`."""
-
-    def __await__(self) -> Generator[Any, Any, Any]:
-        return awaited(self)
-
-    async def write(self, request: Any) -> None:
-        for feed in self._feeds:
-            feed.put(request)
-        await write(self, request)
-
-    async def done_writing(self) -> None:
-        for feed in self._feeds:
-            feed.end()
-        await done_writing(self)
-
-    @property
-    def _done_writing_flag(self) -> bool:
-        """grpcio asks this of a call that an interceptor returned, before it takes what its caller writes."""
-        return ended(self._request)
-
-
-def awaited(call: Driven) -> Generator[Any, Any, Any]:
+def _awaited(call: Driven) -> Generator[Any, Any, Any]:
     """`await call`, for calls with one response: the usual way to the end of a call."""
     while True:
         outcome = call._outcome
@@ -72,13 +43,40 @@ def awaited(call: Driven) -> Generator[Any, Any, Any]:
             raise
         else:
             reply = OK
-            if wire.reads_trailers(call._rpc):
+            if call._rpc.node.feedback is not None and wire.reads_trailers(call._rpc):
                 reply = wire.success((yield from native.trailing_metadata().__await__()))
             call._attempt_over(native, reply)
             if call._outcome is OK:
                 return response
         finally:
             call._attended -= 1
+
+
+class UnaryUnaryCall(Driven, grpc.aio.UnaryUnaryCall):  # type: ignore[type-arg]
+    """A unary call under way."""
+
+    __await__ = _awaited
+
+
+class StreamUnaryCall(Driven, grpc.aio.StreamUnaryCall):  # type: ignore[type-arg]
+    """A call under way that sends a stream: from an iterator, or message by message with `write`."""
+
+    __await__ = _awaited
+
+    async def write(self, request: Any) -> None:
+        for feed in self._feeds:
+            feed.put(request)
+        await write(self, request)
+
+    async def done_writing(self) -> None:
+        for feed in self._feeds:
+            feed.end()
+        await done_writing(self)
+
+    @property
+    def _done_writing_flag(self) -> bool:
+        """grpcio asks this of a call that an interceptor returned, before it takes what its caller writes."""
+        return ended(self._request)
 
 
 def _raise_failure(task: asyncio.Task[None]) -> None:

@@ -6,14 +6,9 @@ import logging
 from collections.abc import Iterable
 from typing import Any
 
-import grpc
-
 from proxyless.script import Outcome
 
 log = logging.getLogger("proxyless")
-
-CODES = {code.value[0]: code for code in grpc.StatusCode}
-LOCALLY_CANCELLED = "Locally cancelled by application!"
 
 
 def trailers_of(outcome: Outcome) -> Any:

@@ -16,7 +16,7 @@ import grpc
 from proxyless.channel import wire
 from proxyless.channel.news import Waiter
 from proxyless.channel.sync_branches import RACING, Branches
-from proxyless.channel.sync_endings import CODES, LOCALLY_CANCELLED, call_back, trailers_of
+from proxyless.channel.sync_endings import call_back, trailers_of
 from proxyless.channel.sync_shadow import cast
 from proxyless.channel.wires import SyncWires
 from proxyless.errors import MeshRpcError
@@ -199,7 +199,7 @@ class CallFuture(grpc.Call, grpc.Future):  # type: ignore[type-arg]
     # -- grpc.Future
 
     def cancel(self) -> bool:
-        return self._end(Outcome(Code.CANCELLED, LOCALLY_CANCELLED, refused="cancelled"))
+        return self._end(Outcome(Code.CANCELLED, wire.LOCALLY_CANCELLED, refused="cancelled"))
 
     def cancelled(self) -> bool:
         with self._changed:
@@ -303,7 +303,7 @@ class CallFuture(grpc.Call, grpc.Future):  # type: ignore[type-arg]
         return self._native.trailing_metadata()
 
     def code(self) -> Any:
-        return CODES[self._final().code]
+        return wire.CODES[self._final().code]
 
     def details(self) -> Any:
         outcome = self._final()

@@ -15,7 +15,7 @@ import grpc
 from proxyless.channel import wire
 from proxyless.channel.news import Waiter
 from proxyless.channel.sync_branches import RACING, Branch, Branches, ended
-from proxyless.channel.sync_endings import LOCALLY_CANCELLED, call_back
+from proxyless.channel.sync_endings import call_back
 from proxyless.channel.sync_shadow import cast
 from proxyless.channel.wires import SyncWires
 from proxyless.model.codes import Code
@@ -24,7 +24,7 @@ from proxyless.script import OPEN, Adopt, Outcome, Race, Rpc, Send, Shadow, Slee
 if TYPE_CHECKING:
     from proxyless.channel.sync import MeshChannel
 
-CANCELLED = Outcome(Code.CANCELLED, LOCALLY_CANCELLED, refused="cancelled")
+CANCELLED = Outcome(Code.CANCELLED, wire.LOCALLY_CANCELLED, refused="cancelled")
 
 
 class Progress:

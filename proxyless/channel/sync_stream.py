@@ -13,8 +13,9 @@ from typing import TYPE_CHECKING, Any
 import grpc
 
 from proxyless.channel.requests import Requests
-from proxyless.channel.sync_endings import CODES, trailers_of
+from proxyless.channel.sync_endings import trailers_of
 from proxyless.channel.sync_progress import CANCELLED, Progress
+from proxyless.channel.wire import CODES
 from proxyless.channel.wires import SyncWires
 from proxyless.errors import MeshRpcError
 from proxyless.model.codes import Code

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 import grpc
@@ -28,6 +28,9 @@ _NEVER_SENT = (
 _NEVER_SEEN = ("Stream removed (GOAWAY received", "GOAWAY received")
 """How they begin where a server closed the connection and had not taken the request up: C-core ends so "the streams
 with an ID greater than the last one" that the GOAWAY names (`chttp2_transport.cc`), and no others."""
+
+CODES = {code.value[0]: code for code in grpc.StatusCode}
+LOCALLY_CANCELLED = "Locally cancelled by application!"
 
 _LATE = "Deadline Exceeded"
 _LATE_WITHOUT_RETRIES = f"Stream removed ({_LATE})"
@@ -76,6 +79,32 @@ def _check_key(key: str) -> None:
         raise ValueError(f"metadata key {key!r} belongs to HTTP/2 itself and could end the connection for every caller")
     if len(_KNOWN_KEYS) < _MOST_KNOWN:
         _KNOWN_KEYS.add(key)
+
+
+class Pairs(grpc.aio.Metadata):
+    """Metadata for grpcio to send, which reads it through once.
+
+    Of anything else it makes a mapping first, to make pairs of that again (1.85.1): 2.0 us a call against 0.6, and 0.8
+    against 0.4 where nothing is sent.
+    """
+
+    def __init__(self, pairs: Iterable[Any]) -> None:
+        self._pairs = pairs
+
+    def __iter__(self) -> Iterator[Any]:
+        return iter(self._pairs)
+
+    def __len__(self) -> int:
+        return len(tuple(self._pairs))
+
+    def __bool__(self) -> bool:
+        return True  # or grpcio would make another, where there are none
+
+    def __repr__(self) -> str:
+        return f"Pairs({self._pairs!r})"
+
+
+NO_PAIRS = Pairs(())
 
 
 def reads_trailers(rpc: Rpc) -> bool:

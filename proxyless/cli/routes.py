@@ -12,7 +12,8 @@ from proxyless.cli.session import View, look
 
 if TYPE_CHECKING:
     from proxyless.model.matches import Match
-    from proxyless.model.snapshot import ClusterKey, PlannedRoute, ServiceTable
+    from proxyless.model.route_table import ServiceTable
+    from proxyless.model.snapshot import ClusterKey, PlannedRoute
 
 
 def routes(service: OneService = None, source: Source = None, output: Output = Format.table) -> int:

@@ -35,7 +35,7 @@ def draw(
     """`number` calls, none of them made: how many took which route to which endpoint."""
     rng = random.Random(seed).random
     headers = joined(metadata)
-    plan = snapshot.services[service].plan(method, service)
+    plan = snapshot.services[service].plan(method, service).steps
     pickers = {key: _picker(cluster, rng) for key, cluster in sorted(snapshot.clusters.items())}
     counted: Counter[tuple[str | None, ClusterKey | None, str | None]] = Counter()
     sent, channel = list(metadata), int(rng() * (1 << 64))

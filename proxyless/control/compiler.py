@@ -20,6 +20,7 @@ from proxyless.control.mirroring import for_copies, mirror_to, mirrors
 from proxyless.control.standing import Here, Spot, Standing, is_short
 from proxyless.model.documents import MeshDocument, ServiceDocument
 from proxyless.model.findings import Finding
+from proxyless.model.route_table import ServiceTable
 from proxyless.model.routes import RateLimit, RetryPolicy, Route, Split
 from proxyless.model.snapshot import (
     Cluster,
@@ -27,7 +28,6 @@ from proxyless.model.snapshot import (
     DestinationState,
     Picker,
     PlannedRoute,
-    ServiceTable,
     Snapshot,
 )
 from proxyless.model.topology import Endpoint, Watched

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from proxyless.model.snapshot import ServiceTable, Snapshot
+from proxyless.model.route_table import ServiceTable
+from proxyless.model.snapshot import Snapshot
 
 
 def warmed(snapshot: Snapshot, last: Snapshot | None) -> tuple[Snapshot, tuple[str, ...]]:

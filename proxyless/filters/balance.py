@@ -47,8 +47,7 @@ def balance(rpc: Rpc, _next: Service) -> Script[Outcome]:
                     return refusal
                 continue
             if rpc.deadline is not None and rpc.deadline <= rpc.now:
-                _give_back(rpc, node, ticket)
-                return (yield from _expired(rpc))
+                return (yield from _expired(rpc, node, ticket))
             held = held and _still_held(rpc, destination)
             destination = rpc.cluster.state
             if not destination.begin(node, held):
@@ -66,17 +65,20 @@ def balance(rpc: Rpc, _next: Service) -> Script[Outcome]:
                     outcome = ABANDONED
                     outcome = yield DRAIN
             finally:
-                verdict = SUCCESS if outcome is OK else _verdict(rpc, outcome)
-                held = verdict.holds
-                destination.ended(node, verdict.code, verdict.local, rpc.now, ticket, held)
+                if outcome is OK:
+                    verdict, held = SUCCESS, False
+                    destination.ended(node, 0, False, rpc.now, ticket)
+                else:
+                    verdict = _verdict(rpc, outcome)
+                    held = verdict.holds
+                    destination.ended(node, verdict.code, verdict.local, rpc.now, ticket, held)
                 if node.feedback is not None and not outcome.refused:
                     _tell(rpc, node.feedback, outcome, sent_at)
                 if rpc.watch is not None:
                     rpc.watch.attempted(rpc, began, outcome)
-            if outcome.unsent:
-                node.unreachable(rpc.now, rpc.rng())
-            elif node.reachable_at and outcome is not ABANDONED:
-                node.reached(rpc.now)
+            if outcome is OK and not node.reachable_at:
+                return outcome
+            _reached(rpc, node, outcome)
             if not (held or verdict.repeats):
                 return outcome
             until = rpc.now + (pause if held else _breath(rpc))
@@ -127,6 +129,14 @@ def _may_repeat(rpc: Rpc, outcome: Outcome) -> bool:
 def _breath(rpc: Rpc) -> float:
     before = len(rpc.tried or ()) - 1
     return BREATH * 2.0 ** (before - 1) if before else 0.0
+
+
+def _reached(rpc: Rpc, node: NodeState, outcome: Outcome) -> None:
+    """Whether the node could be connected, where that is news."""
+    if outcome.unsent:
+        node.unreachable(rpc.now, rpc.rng())
+    elif node.reachable_at and outcome is not ABANDONED:
+        node.reached(rpc.now)
 
 
 def _still_held(rpc: Rpc, destination: DestinationState) -> bool:
@@ -231,7 +241,9 @@ def _rank(rpc: Rpc, node: NodeState) -> int:
     return 4 * bool(node.reachable_at) + 2 * node.outlier.out + tried
 
 
-def _expired(rpc: Rpc) -> Script[Outcome]:
+def _expired(rpc: Rpc, node: NodeState | None = None, ticket: int = 0) -> Script[Outcome]:
+    if node is not None:
+        _give_back(rpc, node, ticket)
     return refuse(
         Code.DEADLINE_EXCEEDED,
         "deadline",

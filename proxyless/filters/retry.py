@@ -32,12 +32,15 @@ def retry(rpc: Rpc, next: Service) -> Script[Outcome]:
             if retrying:
                 retrying = False
                 destination.retried()
+            if outcome.code == 0:
+                destination.deposit(rpc.now)
+                return outcome
             timed_out = (
                 outcome.code == Code.DEADLINE_EXCEEDED
                 and policy.per_try_timeout is not None
                 and (limit is None or rpc.now < limit)
             )
-            if outcome.code == 0 or outcome.refused or not planned.may_retry(outcome, timed_out):
+            if outcome.refused or not planned.may_retry(outcome, timed_out):
                 destination.deposit(rpc.now)
                 return outcome
             failed += 1

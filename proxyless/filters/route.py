@@ -5,6 +5,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import Any
+
 from proxyless.model.codes import Code
 from proxyless.model.snapshot import PlannedRoute
 from proxyless.policy.matcher import joined
@@ -16,14 +19,18 @@ def route(rpc: Rpc) -> Script[Outcome]:
     table = rpc.snapshot.services.get(rpc.service)
     if table is None:
         return _first_snapshot(rpc)
-    headers = None
-    for test, planned in table.plan(rpc.method, rpc.authority):
-        if test is not None:
-            if headers is None:
-                headers = joined(rpc.metadata)
-            if not test(headers, rpc.rng):
-                continue
-        return _follow(rpc, planned)
+    plan = table.plan(rpc.method, rpc.authority)
+    if plan.usual is not None:
+        asked = plan.asked
+        for key, _ in rpc.metadata or ():
+            if key in asked:
+                break
+        else:
+            return _follow(rpc, plan.usual)
+    headers = joined(rpc.metadata)
+    for test, planned in plan.steps:
+        if test is None or test(headers, rpc.rng):
+            return _follow(rpc, planned)
     if table.rejected:
         return refuse(Code.UNAVAILABLE, "not_ready", table.rejected)
     return refuse(
@@ -37,7 +44,9 @@ def route(rpc: Rpc) -> Script[Outcome]:
 def _follow(rpc: Rpc, planned: PlannedRoute) -> Script[Outcome]:
     rpc.route = planned
     clusters = planned.clusters
-    index = _share(rpc, planned) if len(clusters) > 1 else 0
+    index = 0
+    if len(clusters) > 1:
+        index = planned.choose(rpc.rng()) if planned.sticky is None else _share(rpc, planned, planned.sticky)
     if clusters:
         rpc.cluster = cluster = clusters[index]
         if rpc.wait_for_ready or not cluster.known:
@@ -49,9 +58,9 @@ def _follow(rpc: Rpc, planned: PlannedRoute) -> Script[Outcome]:
     return script
 
 
-def _share(rpc: Rpc, planned: PlannedRoute) -> int:
+def _share(rpc: Rpc, planned: PlannedRoute, sticky: Callable[[Any], int | None]) -> int:
     """Which destination of a split: the one that the request sticks to, or the one that is drawn."""
-    index = planned.sticky(rpc.metadata) if planned.sticky is not None else None
+    index = sticky(rpc.metadata)
     return planned.choose(rpc.rng()) if index is None else index
 
 

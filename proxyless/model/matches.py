@@ -19,6 +19,9 @@ HeaderName = Annotated[str, HEADER_NAME]
 Literally = Annotated[str, AtMost(LONGEST)]
 Regex = Annotated[str, AtMost(LONGEST_REGEX)]
 
+BARE: Mapping[str, str] = {"content-type": "application/grpc"}
+"""The headers that every request carries: "content-type matches as application/grpc" - gRFC A28."""
+
 _WAYS = ("exact", "prefix", "suffix", "contains", "regex")
 
 _CREDENTIAL = re.compile(

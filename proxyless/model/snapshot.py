@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple, Protocol
 
+from proxyless.model.route_table import ServiceTable
 from proxyless.model.routes import Hedge, RetryPolicy, Route
 from proxyless.model.topology import Endpoint, Watched
 from proxyless.model.traffic import Connection, TrafficPolicy
@@ -297,38 +298,6 @@ class PlannedMirror:
         """What changes about that destination."""
         state: Any = self.cluster.state
         return state  # type: ignore[no-any-return]
-
-
-Plan = Sequence[tuple[Callable[[Mapping[str, str], Callable[[], float]], bool] | None, PlannedRoute]]
-"""The routes that can match one method, in order, each with what is still to be asked of the request."""
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class ServiceTable:
-    """The routes of one service. `rejected` says why there are none, when its first document was invalid."""
-
-    service: str
-    routes: Sequence[PlannedRoute]
-    version: str
-    rejected: str = ""
-    plans: dict[tuple[str, str], Plan] = field(default_factory=dict, repr=False)
-    """Plans made so far, by method and authority: `plan` fills it, so that a path is asked once, not per call."""
-
-    def plan(self, method: str, authority: str) -> Plan:
-        """The routes that can match `method`: what depends on the path alone is decided here, once."""
-        found = self.plans.get((method, authority))
-        if found is None:
-            plan = []
-            for route in self.routes:
-                matches, test = route.matcher.narrow(method, authority)
-                if matches:
-                    plan.append((test, route))
-                    if test is None:
-                        break  # it matches always: no later route can be reached
-            if len(self.plans) >= 4096:  # more methods than any service has: an attack on our memory
-                self.plans.clear()
-            found = self.plans[method, authority] = tuple(plan)
-        return found
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -18,7 +18,7 @@ from typing import Any, TypeAlias
 
 import re2
 
-from proxyless.model.matches import HeaderMatch, Match, StringMatch, veiled
+from proxyless.model.matches import BARE, HeaderMatch, Match, StringMatch, veiled
 
 Headers: TypeAlias = Mapping[str, str]
 Rng: TypeAlias = Callable[[], float]
@@ -125,15 +125,11 @@ def _range(match: HeaderMatch) -> Text:
     return ask
 
 
-_BARE: Headers = {"content-type": "application/grpc"}
-"""What every request carries: "content-type matches as application/grpc" - gRFC A28."""
-
-
 def joined(metadata: Iterable[tuple[str, Any]] | None) -> Headers:
     """Request metadata as matchers see it: one value a key, "-bin" keys left out."""
     if metadata is None:
-        return _BARE
-    headers = dict(_BARE)
+        return BARE
+    headers = dict(BARE)
     seen = set()
     for key, value in metadata:
         if key.endswith("-bin"):
@@ -147,11 +143,15 @@ def joined(metadata: Iterable[tuple[str, Any]] | None) -> Headers:
 class Matcher:
     """The `match` list of one route, compiled for a process with `labels`. No block at all matches all."""
 
-    __slots__ = ("_blocks", "_labels")
+    __slots__ = ("_blocks", "_labels", "asked", "chance")
 
     def __init__(self, blocks: Sequence[Match], labels: Mapping[str, str]) -> None:
         self._blocks = tuple(_Block(block) for block in blocks)
         self._labels = dict(labels)
+        self.asked = frozenset(name for block in blocks for name in (*block.headers, *block.without_headers))
+        """The headers that it asks about: it has one answer for all requests that carry none of them."""
+        self.chance = any(block.fraction is not None for block in blocks)
+        """But for chance, where that has a say."""
 
     def narrow(self, method: str, authority: str) -> tuple[bool, Test | None]:
         """(can it match at all?, what to ask of each request: None if nothing)."""

@@ -322,8 +322,8 @@ def test_plans_are_made_once_a_method_and_bounded() -> None:
     for number in range(10_000):
         table.plan(f"/a/{number}", "web")
     assert len(table.plans) <= 4096
-    assert [route.name for _, route in table.plan("/a/B", "web")] == ["route-0"]
-    assert [route.name for _, route in table.plan("/b/B", "web")] == ["route-1"]
+    assert [route.name for _, route in table.plan("/a/B", "web").steps] == ["route-0"]
+    assert [route.name for _, route in table.plan("/b/B", "web").steps] == ["route-1"]
 
 
 def test_ten_thousand_endpoints_are_compiled_within_a_second() -> None:
