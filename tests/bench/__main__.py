@@ -38,11 +38,15 @@ def main() -> None:
 
 def _calls(console: Console, turns: int, count: int) -> None:
     headings = ("variant", "client CPU us/call", "ratio", "over unarmed", "p50 ms", "p99 ms")
-    with servers.running() as addresses:
+    with servers.running(servers.TEN) as addresses:
         sync = calls.sync(addresses, turns, count // 2)
         _print(console, "unary calls, sync, one at a time", headings, calls.rows(sync))
         aio = asyncio.run(calls.aio(addresses, turns, count))
         _print(console, f"unary calls, asyncio, {calls.IN_FLIGHT} in flight", headings, calls.rows(aio))
+    with servers.running(servers.TEN, servers.ANSWERING) as addresses:
+        aio = asyncio.run(calls.aio(addresses, turns, count))
+        title = f"the same, asyncio, {calls.IN_FLIGHT} in flight, servers that cost next to nothing"
+        _print(console, title, headings, calls.rows(aio))
 
 
 def _swap(console: Console) -> None:
