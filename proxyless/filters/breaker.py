@@ -6,7 +6,7 @@ Above retry, so that it judges calls and not attempts: what a retry mended is a 
 from __future__ import annotations
 
 from proxyless.model.codes import SERVER_ERRORS, Code
-from proxyless.script import ABANDONED, Outcome, Rpc, Script, Service, refuse
+from proxyless.script import ABANDONED, OK, Outcome, Rpc, Script, Service, refuse
 
 
 def breaker(rpc: Rpc, next: Service) -> Script[Outcome]:
@@ -23,7 +23,9 @@ def breaker(rpc: Rpc, next: Service) -> Script[Outcome]:
     try:
         outcome = yield from next(rpc)
         # A refusal of our own is no verdict on the destination, and nor is a caller who gave up.
-        if not outcome.refused and outcome is not ABANDONED:
+        if outcome is OK:
+            ok = True
+        elif not outcome.refused and outcome is not ABANDONED:
             ok = outcome.code not in SERVER_ERRORS
         return outcome
     finally:

@@ -57,8 +57,8 @@ class Tracer:
             drawn = getrandbits(192)
             if (drawn >> 64) & LOW < bound:
                 return drawn >> 64
-            both = drawn.to_bytes(24, "big").hex()
-            return f"00-{both[:32]}-{both[32:]}-02" if self._root_flags else f"00-{both[:32]}-{both[32:]}-00"
+            both = drawn.to_bytes(24, "big").hex("-", -16)  # a dash after the trace id, 16 bytes from the left
+            return f"00-{both}-02" if self._root_flags else f"00-{both}-00"
         trace_id: int = self._ids.generate_trace_id()
         return trace_id if trace_id & LOW < bound else traceparent(trace_id, self._span_id(), self._root_flags)
 

@@ -37,6 +37,7 @@ class Breaker:
         "_totals",
         "_under_way",
         "_width",
+        "closed",
         "generation",
     )
 
@@ -125,6 +126,7 @@ class Breaker:
 
     def _enter(self, state: str, now: float) -> None:
         self._state = state
+        self.closed = state is CLOSED
         self._since = now
         self._under_way = 0
         self.generation += 1

@@ -229,6 +229,10 @@ class DestinationState:
         breaker = self._breaker
         if breaker is None:
             return -1
+        # Without the lock, and before it is known to be closed: if it opens between the two, an old number is let be.
+        generation = breaker.generation
+        if breaker.closed:
+            return generation
         with self._lock:
             generation = breaker.generation
             ticket = breaker.admit(now)
@@ -242,13 +246,16 @@ class DestinationState:
         breaker = self._breaker
         if breaker is None or ticket < 0:
             return
-        with self._lock:
+        self._lock.acquire()
+        try:
             generation = breaker.generation
             if ok is None:
                 breaker.cancel(ticket)
             else:
                 breaker.record(ticket, ok, now)
             state = "" if breaker.generation == generation else breaker.state(now)
+        finally:
+            self._lock.release()
         if state:
             self._tell("breaker", self._key, "", state)
 
