@@ -138,10 +138,10 @@ class Requests:
         return kept
 
     def end(self, ending: BaseException) -> None:
-        """The caller's iterator has come to its end, or has failed. The usual ends are kept as what they are, for one
-        that was raised knows the frames it came through, and these know the requests."""
-        usual = isinstance(ending, (StopIteration, StopAsyncIteration))
-        self.ending = type(ending) if usual else ending
+        """The caller's iterator has come to its end, or has failed. Of the usual ends their kind is kept: one that was
+        raised knows the frames it came through, and these know the requests."""
+        usual = (kind for kind in (StopIteration, StopAsyncIteration) if isinstance(ending, kind))
+        self.ending = next(usual, ending)
 
     def settle(self) -> None:
         """Before one more is read: is all of it still to be kept?"""
