@@ -105,7 +105,7 @@ def _followed(
         per_try = route.retry.per_try_timeout
         retry = {
             "attempts": route.retry.attempts,
-            "per_try_timeout": None if per_try is None else float(per_try),
+            "per_try_timeout": float(per_try) if per_try else None,
             "on": list(route.retry.on),
         }
     fault = plain(route.route.fault) if route.faults is not None else None

@@ -31,6 +31,9 @@ from tests.fakes import START, InTurn
 
 WEB = ClusterKey("web")
 
+POLICY = settled(DEFAULTS)
+"""What holds where no document says anything."""
+
 
 def node(name: str, weight: int = 1, cluster: ClusterKey = WEB) -> Node:
     """A real node; `a` listens on `a:1`."""
@@ -47,9 +50,9 @@ def balancing(policy: str, **fields: Any) -> LoadBalancer:
 def planned(*nodes: Node, picker: Picker | None = None, known: bool = True, **route: Any) -> PlannedRoute:
     """A route to one cluster of `nodes`, picked in turn; `route` has fields of `Route`. Retries are off."""
     weights = [member.endpoint.weight for member in nodes]
-    state = DestinationState(WEB, DEFAULTS, lambda *_told: None, START)
-    state.follow(DEFAULTS, nodes, START)
-    cluster = Cluster(WEB, Watched("web"), DEFAULTS, nodes, weights, picker or InTurn(*nodes), state, known)
+    state = DestinationState(WEB, POLICY, lambda *_told: None, START)
+    state.follow(POLICY, nodes, START)
+    cluster = Cluster(WEB, Watched("web"), POLICY, nodes, weights, picker or InTurn(*nodes), state, known)
     rule = Route(name="r", **route)
     answers = rule.direct_response is not None
     retry = rule.retry or RetryPolicy(attempts=0)

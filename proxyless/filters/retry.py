@@ -25,7 +25,7 @@ def retry(rpc: Rpc, next: Service) -> Script[Outcome]:
         rpc.replay.keep()
     try:
         while True:
-            if policy.per_try_timeout is not None:
+            if policy.per_try_timeout:
                 bound = rpc.now + policy.per_try_timeout
                 rpc.deadline = bound if limit is None else min(bound, limit)
             outcome = yield from next(rpc)
@@ -37,7 +37,7 @@ def retry(rpc: Rpc, next: Service) -> Script[Outcome]:
                 return outcome
             timed_out = (
                 outcome.code == Code.DEADLINE_EXCEEDED
-                and policy.per_try_timeout is not None
+                and bool(policy.per_try_timeout)
                 and (limit is None or rpc.now < limit)
             )
             if outcome.refused or not planned.may_retry(outcome, timed_out):

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from typing import Annotated, Literal
 
 from proxyless.model.codes import FAILURE_NAMES
+from proxyless.model.localities import UNSET
 from proxyless.model.matches import HEADER_NAME, HeaderName, Match
 from proxyless.model.quantities import STRICT, AtMost, Between, Checked, Duration, Long, Name, Percent, Weight, checked
 
@@ -58,7 +59,8 @@ RetryOn = Literal[
 ]
 """gRPC codes in lower case with hyphens, and Envoy's words for what gRPC has no code of its own for."""
 
-Delay = Annotated[Duration, Long(0, 3600)]
+LONGEST_DELAY = 3600
+Delay = Annotated[Duration, Long(0, LONGEST_DELAY)]
 
 RESERVED = frozenset(
     "te host connection keep-alive proxy-connection transfer-encoding upgrade content-type content-length "
@@ -146,13 +148,18 @@ class DirectResponse(Checked):
 
 @dataclass(frozen=True, slots=True)
 class Backoff:
-    """Full jitter: the n-th retry waits 0 to min(base * 2 ** (n - 1), max), as Envoy does."""
+    """Full jitter: the n-th retry waits 0 to min(base * 2 ** (n - 1), max), as Envoy does.
+
+    `max` left out is ten times `base`: "The default is 10 times the base_interval" (Envoy `RetryBackOff`).
+    """
 
     __pydantic_config__ = STRICT
     base: Delay = Duration(0.025)
-    max: Delay = Duration(0.25)
+    max: Delay = UNSET
 
     def __post_init__(self) -> None:
+        if self.max is None:
+            object.__setattr__(self, "max", Duration(min(10 * self.base, LONGEST_DELAY)))
         checked(self, *([("max", f"must be at least base ({self.base})")] if self.max < self.base else []))
 
 
@@ -160,9 +167,10 @@ class Backoff:
 class RetryPolicy(Checked):
     """Whether a failed attempt is tried again. `attempts` counts retries after the first try; 0 is off.
 
-    `per_try_timeout` bounds each attempt within the call's own time. `idempotent_only`: only methods whose .proto
-    says `idempotency_level` NO_SIDE_EFFECTS or IDEMPOTENT, and what never reached a server. `previous_hosts`: a
-    retry keeps away from endpoints that have failed this call, while there are others.
+    `per_try_timeout` bounds each attempt within the call's own time; `0s` is none, as for the call's (Envoy starts
+    its timer only for more). `idempotent_only`: only methods whose .proto says `idempotency_level` NO_SIDE_EFFECTS
+    or IDEMPOTENT, and what never reached a server. `previous_hosts`: a retry keeps away from endpoints that have
+    failed this call, while there are others.
     """
 
     __pydantic_config__ = STRICT

@@ -203,7 +203,6 @@ DEFAULTS = TrafficPolicy(
         consecutive_local_origin_failures=5,
         split_external_local_origin_errors=False,
         base_ejection_time=Duration(30),
-        max_ejection_time=Duration(300),
         max_ejection_percent=50.0,
         min_health_percent=0.0,
         probation=Probation(requests=1),
@@ -213,6 +212,9 @@ DEFAULTS = TrafficPolicy(
 """What holds where no document says otherwise (CONTRACT section 9)."""
 
 
+MAX_EJECTION_TIME = Duration(300)
+"""Where no document says: "the default value (300000ms or 300s) or base_ejection_time value is applied, whatever is
+larger" - Envoy `outlier_detection.proto`, gRFC A50. A cap that is said holds, also below the base."""
 SUCCESS_RATE = SuccessRate(minimum_hosts=5, request_volume=100, stdev_factor=1.9)
 FAILURE_PERCENTAGE = FailurePercentage(threshold=85.0, minimum_hosts=5, request_volume=50)
 LOCALITY = LocalityPolicy(
@@ -249,9 +251,11 @@ def settled(policy: TrafficPolicy) -> TrafficPolicy:
     """`policy`, laid over the defaults already, with the blocks that are off by default completed where they are on."""
     outliers = policy.outlier_detection
     rate, percentage, breaker = outliers.success_rate, outliers.failure_percentage, policy.circuit_breaker
+    longest: Duration | None = outliers.max_ejection_time
     outliers = overlay(
         outliers,
         OutlierDetection(
+            max_ejection_time=longest if longest is not None else max(MAX_EJECTION_TIME, outliers.base_ejection_time),
             success_rate=overlay(SUCCESS_RATE, rate) if rate is not None else None,
             failure_percentage=overlay(FAILURE_PERCENTAGE, percentage) if percentage is not None else None,
         ),

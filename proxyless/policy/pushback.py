@@ -26,17 +26,19 @@ def pushback(trailers: Any) -> float | None:
     """Seconds to wait before the next attempt, a negative number for never, None if nothing is said.
 
     "If the value for pushback is negative or unparseable, then it will be seen as the server asking the
-    client not to retry at all." - gRFC A6. It wins over RetryInfo, of which what can't be read says nothing.
+    client not to retry at all." - gRFC A6; and so are several: "specified multiple values …; not retrying" (grpc-go).
+    It wins over RetryInfo, of which what can't be read says nothing.
     """
-    details = None
+    said = details = None
     for key, value in trailers or ():
         if key == "grpc-retry-pushback-ms":
-            if not isinstance(value, str) or not _MILLISECONDS.fullmatch(value):
+            if said is not None or not isinstance(value, str) or not _MILLISECONDS.fullmatch(value):
                 return NEVER
-            seconds = int(value) / 1000
-            return seconds if seconds <= _LONGEST else NEVER
-        if key == "grpc-status-details-bin":
+            said = int(value) / 1000
+        elif key == "grpc-status-details-bin":
             details = value
+    if said is not None:
+        return said if said <= _LONGEST else NEVER
     return retry_delay(details) if isinstance(details, bytes) else None
 
 

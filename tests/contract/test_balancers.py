@@ -12,11 +12,10 @@ from math import sqrt
 import pytest
 
 from proxyless.model.snapshot import Picker
-from proxyless.model.traffic import DEFAULTS
 from proxyless.policy.balancers import BALANCERS
 from proxyless.state import DestinationState, Node
 from tests.fakes import START, Asks
-from tests.worlds import WEB, balancing, node
+from tests.worlds import POLICY, WEB, balancing, node
 
 pytestmark = pytest.mark.parametrize("policy", BALANCERS)
 
@@ -112,7 +111,7 @@ def test_eight_threads_share_a_picker(policy: str, uneven: bool) -> None:
     """2,000 picks each: no exception, no pick lost, none for nobody."""
     nodes = [node(f"n{index}", 1 + index % 2 * 4 if uneven else 1) for index in range(4)]
     picker, _ = build(policy, nodes)
-    state = DestinationState(WEB, DEFAULTS, lambda *_told: None, START)
+    state = DestinationState(WEB, POLICY, lambda *_told: None, START)
     counts: list[Counter[object]] = []
     failures: list[BaseException] = []
     start = threading.Barrier(8)

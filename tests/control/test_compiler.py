@@ -147,6 +147,25 @@ def test_policies_are_laid_over_each_other_field_by_field() -> None:
         assert policy.connection.idle_timeout == DEFAULTS.connection.idle_timeout
 
 
+@pytest.mark.parametrize(
+    ("block", "longest"),
+    [
+        ("{}", 300),
+        ("{baseEjectionTime: 29s}", 300),
+        ("{baseEjectionTime: 10m}", 600),
+        ("{baseEjectionTime: 1h, maxEjectionTime: 2h}", 7200),
+        ("{baseEjectionTime: 10m, maxEjectionTime: 5m}", 300),
+    ],
+)
+def test_without_a_cap_an_ejection_may_last_its_base_time(block: str, longest: float) -> None:
+    """ "the default value (300000ms or 300s) or base_ejection_time value is applied, whatever is larger" (Envoy
+    `outlier_detection.proto`, A50); one that is said holds."""
+    world = Known().lives("web", "a:1")
+    world.services["web"] = document(f"trafficPolicy: {{outlierDetection: {block}}}")
+    (cluster,) = world.snapshot().clusters.values()
+    assert cluster.policy.outlier_detection.max_ejection_time == longest
+
+
 def test_laying_nothing_over_changes_nothing() -> None:
     """An absent block and an empty one are the same."""
     assert overlay(DEFAULTS, None, TrafficPolicy(), TrafficPolicy(load_balancer=LoadBalancer())) == DEFAULTS

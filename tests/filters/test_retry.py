@@ -95,6 +95,15 @@ def test_each_attempt_has_its_own_time_within_the_call_s() -> None:
     assert (call.outcome.code, call.ended_at) == (Code.DEADLINE_EXCEEDED, START + 0.6)
 
 
+def test_a_per_try_timeout_of_0s_is_none() -> None:
+    """As `timeout: 0s` is none: it is not that every attempt has run out of time before it is sent."""
+    effects, outcome = play(ENTRY, rpc(retrying("attempts: 1, perTryTimeout: 0s").snapshot()), a=UNAVAILABLE, b=OK)
+    assert [effect for effect in effects if effect.startswith("send")] == ["send a", "send b"]
+    assert outcome is OK
+    _, late = play(ENTRY, rpc(retrying("attempts: 1, perTryTimeout: 0s").snapshot(), timeout=5.0), a=NEVER)
+    assert late.code == Code.DEADLINE_EXCEEDED
+
+
 def test_a_per_try_timeout_is_not_tried_again_where_the_policy_names_none() -> None:
     """By default only what is known not to have been done is tried again."""
     effects, outcome = play(ENTRY, rpc(retrying("attempts: 3, perTryTimeout: 250ms").snapshot()), a=NEVER)

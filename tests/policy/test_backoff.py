@@ -8,6 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from proxyless.model.quantities import Duration
+from proxyless.model.routes import Backoff
 from proxyless.policy.backoff import next_delay
 
 LAST = nextafter(1.0, 0.0)
@@ -23,6 +25,21 @@ def test_the_ranges_double_up_to_the_longest(failed: int, bound: float) -> None:
     assert (least, half) == (0.0, bound / 2)
     assert most is not None
     assert bound * 0.999 < most < bound
+
+
+@pytest.mark.parametrize(
+    ("base", "longest"),
+    [
+        (0.1, 1.0),  # Envoy retry_state_impl_test.cc, PolicyBackOffIntervalDefaultMax
+        (0.025, 0.25),
+        (1.0, 10.0),
+        (0.0, 0.0),
+        (900.0, 3600.0),  # no delay of a document is longer than an hour
+    ],
+)
+def test_the_longest_range_is_ten_bases_where_a_document_says_no_other(base: float, longest: float) -> None:
+    """ "The default is 10 times the base_interval" - Envoy `RetryBackOff`. So `backoff: {base: 1s}` is enough."""
+    assert Backoff(Duration(base)) == Backoff(Duration(base), Duration(longest))
 
 
 @pytest.mark.parametrize(("attempts", "failed"), [(0, 1), (2, 3), (10, 11)])

@@ -8,10 +8,11 @@ from typing import Any
 import pytest
 
 from proxyless.model.codes import Code
-from proxyless.model.traffic import DEFAULTS, FailurePercentage, SuccessRate
+from proxyless.model.traffic import FailurePercentage, SuccessRate
 from proxyless.policy.outlier import EJECTED, HEALTHY, PROBING, spread
 from tests.policy.pools import AS_WRITTEN, NOTHING, ONLY_CONSECUTIVE, ONLY_RATES, Pool
 from tests.policy.rows import rows
+from tests.worlds import POLICY
 
 NOT_OURS = {
     "grpc-defaults": "the contract's differ: half may be ejected, and rates are compared on demand",
@@ -29,7 +30,7 @@ NOT_OURS = {
 
 
 def is_the_default(_given: Mapping[str, Any], expect: Mapping[str, Any]) -> None:
-    ours = DEFAULTS.outlier_detection
+    ours = POLICY.outlier_detection
     assert ours.consecutive5xx == expect["consecutive_5xx"]
     assert ours.interval * 1000 == expect["interval_ms"]
     assert ours.base_ejection_time * 1000 == expect["base_ejection_time_ms"]

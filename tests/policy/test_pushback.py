@@ -37,6 +37,13 @@ def test_a_server_says_when_to_come_back_or_never(value: Any, says: float) -> No
     assert pushback((("x", "1"), ("grpc-retry-pushback-ms", value))) == says
 
 
+@pytest.mark.parametrize("values", [("100", "200"), ("100", "100"), ("100", "-1"), ("100", "soon")])
+def test_a_server_that_says_two_things_is_not_asked_again(values: tuple[str, str]) -> None:
+    """ "Server retry pushback specified multiple values (%q); not retrying." - grpc-go stream.go shouldRetry"""
+    trailers = [("grpc-retry-pushback-ms", value) for value in values]
+    assert pushback(trailers) == pushback(trailers[::-1]) == NEVER
+
+
 def test_a_server_that_says_nothing() -> None:
     """No trailers, or others."""
     assert [pushback(trailers) for trailers in (None, (), (("x", "1"),))] == [None] * 3

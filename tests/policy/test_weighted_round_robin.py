@@ -261,6 +261,39 @@ def test_a_report_is_read_however_it_is_written(trailers: Any, expected: LoadRep
     assert read(trailers) == expected
 
 
+@pytest.mark.parametrize(
+    ("report", "penalty", "expected"),
+    [
+        # Envoy orca_weight_manager_test.cc, CalculateWeightFromOrcaReport_Valid, _NoQps, _NoUtilization, _ErrorPenalty
+        (LoadReport(application=0.5, qps=1000), 0.0, 2000),
+        (LoadReport(), 0.0, 0),
+        (LoadReport(qps=1000), 0.0, 0),
+        (LoadReport(application=0.5, qps=1000, eps=100), 2.0, 1428.57),
+        # …_MaxWeight: `std::numeric_limits<uint32_t>::max()`
+        (LoadReport(application=1e-7, qps=1e13), 0.0, 2**32 - 1),
+        (LoadReport(cpu=1e-8, qps=9e299), 1.0, 2**32 - 1),
+        (LoadReport(cpu=1.0, qps=1e-310), 1.0, 1 / (2**32 - 1)),
+        (LoadReport(cpu=1.0, qps=1e-310, eps=1e299), 1.0, 1 / (2**32 - 1)),
+    ],
+)
+def test_a_weight_is_a_number_that_can_be_counted_with(report: LoadReport, penalty: float, expected: float) -> None:
+    """A58's formula, within what a turn of the schedule can hold."""
+    assert weight(report, penalty) == pytest.approx(expected, abs=0.01 if expected > 1 else 1e-12)
+
+
+_any = st.floats(0, 1e300, exclude_max=True)
+
+
+@given(st.lists(st.builds(LoadReport, _any, _any, _any, _any), min_size=2, max_size=6), st.floats(0, 1000))
+def test_whatever_servers_report_somebody_is_next(reports: list[LoadReport], penalty: float) -> None:
+    """Two weights near infinity had a sum that was, and every call of the service failed with OverflowError."""
+    weights = [weight(report, penalty) for report in reports]
+    if any(weights):
+        stride = Stride(weights, count().__next__)
+        assert stride.ready(len(weights))
+        assert all(0 <= stride.next() < len(weights) for _ in range(20))
+
+
 @given(st.binary(max_size=200))
 def test_no_bytes_do_harm(data: bytes) -> None:
     """A report with sane numbers, or none."""

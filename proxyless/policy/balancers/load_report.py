@@ -24,6 +24,11 @@ KEY = "endpoint-load-metrics-bin"
 LONGEST = 16 * 1024
 """Bytes of a report. gRPC servers send 8 KB of trailers at most by default; one with names for every metric fits."""
 
+HEAVIEST = 2.0**32 - 1
+LIGHTEST = 1.0 / HEAVIEST
+"""No weight beyond these: "std::numeric_limits<uint32_t>::max()" (Envoy `calculateWeightFromOrcaReport`), and as far
+down. A server may report any numbers, and the sum of two that are nearly infinite is."""
+
 _CPU, _QPS, _EPS, _APPLICATION = 1, 6, 7, 9
 _VARINT, _FIXED64, _BYTES, _FIXED32 = 0, 1, 2, 5
 
@@ -143,4 +148,4 @@ def weight(report: LoadReport, penalty: float) -> float:
     if not (report.qps and utilization):
         return 0.0
     found = report.qps / (utilization + report.eps / report.qps * penalty)
-    return found if isfinite(found) else 0.0
+    return min(max(found, LIGHTEST), HEAVIEST) if isfinite(found) else 0.0
