@@ -15,7 +15,7 @@ import grpc
 
 from proxyless.channel import wire
 from proxyless.channel.aio_branches import AioBranch, AioBranches, beside
-from proxyless.channel.aio_endings import anew, ending
+from proxyless.channel.aio_endings import anew, call_back, ending
 from proxyless.channel.aio_shadow import AioFeed
 from proxyless.channel.news import await_news
 from proxyless.channel.wires import AioWires
@@ -217,8 +217,7 @@ class Driven:
 
     def _call_back(self) -> None:
         callbacks, self._callbacks = self._callbacks, None
-        for callback in callbacks or ():
-            callback(self)
+        call_back(callbacks or (), self)
 
     def _error(self, outcome: Outcome) -> BaseException:
         if outcome.error is not None:

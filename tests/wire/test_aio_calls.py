@@ -198,6 +198,35 @@ def test_callbacks_are_called_once_with_the_call(net: Net, way: str) -> None:
     net.run(way, scene)
 
 
+def test_a_callback_that_fails(net: Net, caplog: pytest.LogCaptureFixture) -> None:
+    """It takes no other with it, and the call ends as it would have: grpcio would raise it to whoever awaits."""
+    net.server()
+
+    def fail(_call: Any) -> None:
+        raise KeyError("the callback's own mistake")
+
+    async def scene(stub: Any) -> None:
+        codes = grpc.StatusCode
+        for request, cancel, code in ((_SOON, False, codes.OK), (_GONE, False, codes.NOT_FOUND), (_HANG, True, None)):
+            told: list[Any] = []
+            call = stub.Unary(request)
+            call.add_done_callback(fail)
+            call.add_done_callback(told.append)
+            if cancel:
+                assert call.cancel()
+            ended = await asyncio.gather(call, return_exceptions=True)
+            assert "callback" not in repr(ended)
+            assert await call.code() is (code or codes.CANCELLED)
+            assert told == [call]
+        stream = stub.ServerStream(Request(count=2))
+        stream.add_done_callback(fail)
+        assert len([reply async for reply in stream]) == 2
+        assert await stream.code() is codes.OK
+
+    net.run("mesh", scene)
+    assert [record.getMessage() for record in caplog.records] == ["a callback of a finished call failed"] * 4
+
+
 @either_way
 def test_time_remaining(net: Net, way: str) -> None:
     """A call knows how long it may still take, or that nobody has said."""
