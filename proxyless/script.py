@@ -31,11 +31,12 @@ class Outcome:
     `committed`: something of the answer reached the caller, so nobody may try again (gRFC A6).
     `unsent`: the request never left this process. `unseen`: it reached a server that was closing the connection
     and says that it did nothing with it. `refused`: the mesh's own refusal, with the reason's word
-    (CONTRACT section 6); it is never an endpoint's failure. `error` is what the wire raised, passed on
-    unchanged. `open`: a response stream has begun and its end is still to come (reply to `Send` only).
+    (CONTRACT section 6); it is never an endpoint's failure. `homemade`: it failed here, by the caller's own doing
+    (a message that can't be written), and is no endpoint's failure either. `error` is what the wire raised,
+    passed on unchanged. `open`: a response stream has begun and its end is still to come (reply to `Send` only).
     """
 
-    __slots__ = ("code", "committed", "details", "error", "open", "refused", "trailers", "unseen", "unsent")
+    __slots__ = ("code", "committed", "details", "error", "homemade", "open", "refused", "trailers", "unseen", "unsent")
 
     def __init__(
         self,
@@ -47,6 +48,7 @@ class Outcome:
         unsent: bool = False,
         unseen: bool = False,
         refused: str = "",
+        homemade: bool = False,
         error: BaseException | None = None,
         open: bool = False,
     ) -> None:
@@ -57,6 +59,7 @@ class Outcome:
         self.unsent = unsent
         self.unseen = unseen
         self.refused = refused
+        self.homemade = homemade
         self.error = error
         self.open = open
 
@@ -66,7 +69,7 @@ class Outcome:
         return self.code == 0
 
     def __repr__(self) -> str:
-        marks = " ".join(m for m in ("committed", "unsent", "unseen", "open") if getattr(self, m))
+        marks = " ".join(m for m in ("committed", "unsent", "unseen", "homemade", "open") if getattr(self, m))
         why = f" refused={self.refused}" if self.refused else ""
         return f"<Outcome {Code(self.code).name}{why}{' ' + marks if marks else ''} {self.details[:120]!r}>"
 

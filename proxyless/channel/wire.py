@@ -29,6 +29,14 @@ _NEVER_SEEN = ("Stream removed (GOAWAY received", "GOAWAY received")
 """How they begin where a server closed the connection and had not taken the request up: C-core ends so "the streams
 with an ID greater than the last one" that the GOAWAY names (`chttp2_transport.cc`), and no others."""
 
+_HOMEMADE = (
+    "Exception serializing request!",
+    "Exception iterating requests!",
+    "Getting metadata from plugin failed with error",
+)
+"""How they begin where it was the caller who failed: his message could not be written or his stream of requests raised
+(`grpc/_channel.py`), or his call credentials did (`plugin_credentials.cc`). grpcio gives them a server's codes."""
+
 CODES = {code.value[0]: code for code in grpc.StatusCode}
 LOCALLY_CANCELLED = "Locally cancelled by application!"
 
@@ -157,5 +165,6 @@ def failure(error: Any) -> Outcome:
         trailers=error.trailing_metadata() or (),
         unsent=status is grpc.StatusCode.UNAVAILABLE and details.startswith(_NEVER_SENT),
         unseen=status is grpc.StatusCode.UNAVAILABLE and details.startswith(_NEVER_SEEN),
+        homemade=details.startswith(_HOMEMADE),
         error=error,
     )

@@ -72,7 +72,7 @@ def balance(rpc: Rpc, _next: Service) -> Script[Outcome]:
                     verdict = _verdict(rpc, outcome)
                     held = verdict.holds
                     destination.ended(node, verdict.code, verdict.local, rpc.now, ticket, held)
-                if node.feedback is not None and not outcome.refused:
+                if node.feedback is not None and not (outcome.refused or outcome.homemade):
                     _tell(rpc, node.feedback, outcome, sent_at)
                 if rpc.watch is not None:
                     rpc.watch.attempted(rpc, began, outcome)
@@ -107,8 +107,9 @@ SUCCESS = Verdict(0)
 
 
 def _verdict(rpc: Rpc, outcome: Outcome) -> Verdict:
-    if outcome is ABANDONED or outcome.refused:
-        return Verdict(None)  # refusals of ours and attempts that their caller gave up say nothing about the endpoint
+    # refusals of ours and attempts that their caller spoilt, or gave up, say nothing about the endpoint
+    if outcome is ABANDONED or outcome.refused or outcome.homemade:
+        return Verdict(None)
     if outcome.unseen and _may_repeat(rpc, outcome):
         rpc.tried = (*(rpc.tried or ()), rpc.node)
         return Verdict(None, repeats=True)  # nor does a server that ends its connections in turn: max_connection_age
@@ -135,7 +136,7 @@ def _reached(rpc: Rpc, node: NodeState, outcome: Outcome) -> None:
     """Whether the node could be connected, where that is news."""
     if outcome.unsent:
         node.unreachable(rpc.now, rpc.rng())
-    elif node.reachable_at and outcome is not ABANDONED:
+    elif node.reachable_at and outcome is not ABANDONED and not outcome.homemade:
         node.reached(rpc.now)
 
 

@@ -22,10 +22,10 @@ def breaker(rpc: Rpc, next: Service) -> Script[Outcome]:
     ok: bool | None = None
     try:
         outcome = yield from next(rpc)
-        # A refusal of our own is no verdict on the destination, and nor is a caller who gave up.
+        # A refusal of our own is no verdict on the destination, and nor is a caller who spoilt his call or gave it up.
         if outcome is OK:
             ok = True
-        elif not outcome.refused and outcome is not ABANDONED:
+        elif not (outcome.refused or outcome.homemade) and outcome is not ABANDONED:
             ok = outcome.code not in SERVER_ERRORS
         return outcome
     finally:
