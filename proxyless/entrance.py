@@ -16,11 +16,24 @@ from proxyless.stack import ENTRY, watched
 
 
 class Entrance:
-    """The entrance of one mesh. `enter_by` gives a head to all channels; `start` makes a forked child's mesh live."""
+    """The entrance of one mesh, and so whom `forks` tells of a fork (`forks.Forker`)."""
 
-    def __init__(self, enter_by: Callable[[Service], None], start: Callable[[], None]) -> None:
+    def __init__(
+        self,
+        enter_by: Callable[[Service], None],
+        start: Callable[[], None],
+        busy: Callable[[], bool],
+        polled: Callable[[], bool],
+        renew: Callable[[], None],
+    ) -> None:
+        """`enter_by` gives a head to all channels; `start` makes a forked child's mesh live, and `renew` rids it of
+        what is its parent's; `busy`: whether calls are under way; `polled`: whether asyncio channels live."""
         self._enter_by = enter_by
         self._start = start
+        self._polled = polled
+        self._renew = renew
+        self.busy = busy
+        """Whether calls are under way."""
         self._watchers: tuple[Watcher, ...] = ()
         self._asleep = False
         """Whether this is a forked child in which nothing has been used yet."""
@@ -47,10 +60,11 @@ class Entrance:
 
     # -- forking
 
-    def hold(self) -> None:
-        """Calls that begin from now on wait until `release`."""
+    def hold(self) -> bool:
+        """Calls that begin from now on wait until `release`. Returns whether it helps to wait for those under way."""
         self._forked.clear()
         self._enter_by(self._held)
+        return not self._polled()
 
     def release(self) -> None:
         """The fork is over, and this is the parent."""
@@ -62,6 +76,7 @@ class Entrance:
         """In a child: the rest waits for the first use, for many children never make a call."""
         self._locks()
         self._asleep = True
+        self._renew()
         self._enter_by(self._head())
 
     def awaken(self) -> None:

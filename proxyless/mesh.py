@@ -110,7 +110,9 @@ class Mesh:
     ) -> None:
         self._make_source = make_source
         self.labels = labels
+        """This process's own, as `connect` was told: what `sourceLabels` of a route are compared with."""
         self.locality = locality
+        """Where this process runs, as it was told; `NOWHERE` if nobody did."""
         self._balancers = balancers
         self._admin = admin and wanted(os.environ)
         self._dice = random.Random()
@@ -130,15 +132,22 @@ class Mesh:
             rng=self._dice.random,
             pause=time.sleep,
         )
-        self._entrance = Entrance(self._links.enter_by, lambda: self._start(self._slot.current.version))
+        self._entrance = Entrance(
+            self._links.enter_by,
+            start=lambda: self._start(self._slot.current.version),
+            busy=self._nodes.busy,
+            polled=lambda: self._subchannels.polled,
+            renew=self._renew,
+        )
         self._wanted: set[str] = set()
         self._lock = threading.Lock()
         self.closed = False
+        """Whether `close` was called: then channels can't be made any more."""
         self._telemetry = Telemetry(*telling, self._entrance.watch, self._survey, self._timers.after)
         self._emit = emitter([*observers, self._telemetry.observe])
         self._start(version=0)
         self._telemetry.look()
-        forks.join(self)
+        forks.join(self._entrance)
 
     def _start(self, version: int) -> None:
         source, cache = self._make_source()
@@ -294,7 +303,7 @@ class Mesh:
             if self.closed:
                 return
             self.closed = True
-        forks.leave(self)
+        forks.leave(self._entrance)
         self._feed.close()
         if self._admin:
             from proxyless.admin.listener import LISTENER
@@ -303,7 +312,7 @@ class Mesh:
         for channel in self._links.channels():
             channel.mesh_closed()
         until = self._clock() + grace
-        while self._clock() < until and any(n.inflight for n in self._nodes.all() if not n.cluster.mirrored):
+        while self._clock() < until and self._nodes.busy(copies=False):
             time.sleep(0.005)
         for channel in self._links.channels():
             channel.end_calls()
@@ -319,23 +328,8 @@ class Mesh:
     def __repr__(self) -> str:
         return f"<Mesh {self._feed.source.name}: {self._slot.current!r}>"
 
-    # -- forking
-
-    def hold(self) -> bool:
-        """Let no call begin until the fork is over that is about to happen; see `forks.py`."""
-        self._entrance.hold()
-        return not self._subchannels.polled
-
-    def busy(self) -> bool:
-        """Whether calls are under way."""
-        return any(node.inflight for node in self._nodes.all())
-
-    def release(self) -> None:
-        """The fork is over, and this is the parent."""
-        self._entrance.release()
-
-    def renew(self) -> None:
-        """In a child: threads, locks and connections of the parent are of no use. Serve on with what is known."""
+    def _renew(self) -> None:
+        """In a forked child: the parent's threads, locks and connections are of no use. Serve on with what is known."""
         self._lock = threading.Lock()
         self._slot.renew()
         self._timers.renew()
@@ -345,5 +339,4 @@ class Mesh:
         self._dice.seed()  # or all children would draw the parent's numbers
         for channel in self._links.channels():
             channel.forked()
-        self._entrance.renew()
         self._telemetry.renew()

@@ -13,6 +13,7 @@ from hypothesis import settings
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
 from proxyless.model.codes import Code
+from proxyless.model.snapshot import Snapshot
 from proxyless.script import OK, OPEN, Drain, Outcome, Rpc, Script, Send, Sleep
 from proxyless.stack import ENTRY
 from proxyless.state import DestinationState, Node
@@ -344,19 +345,54 @@ def test_a_forked_child_keeps_what_is_known_and_forgets_what_was_under_way() -> 
     now = START + 5
     assert state.probe(a, now)
     assert [bool(state.admit(now)) for _ in range(3)] == [True, True, False]
-    for taken in (*[lambda: state.begin(b)] * 3, state.queue, lambda: state.withdraw(now)):
+    for taken in (*[lambda: state.begin(b)] * 3, state.queue, lambda: state.withdraw(now, True)):
         assert taken()
     assert not state.begin(b)
     assert state._lock is a.lock is b.lock
     state._lock.acquire()  # as by a thread that the child does not have
     world.nodes.renew()
     at_rest(world, state)
-    assert state.status(now)["breaker"] == "HALF_OPEN"
+    assert not world.nodes.busy()
+    status = state.status(now)
+    assert [status[count] for count in ("retries", "hedges", "retries_denied", "refused")] == [0, 0, 0, 0]
+    assert status["breaker"] == "HALF_OPEN"
     assert a.outlier.out
     assert state.probe(a, now)
     assert [bool(state.admit(now)) for _ in range(3)] == [True, True, False]
     assert state.begin(b)
     assert state.withdraw(now)
+
+
+def test_who_is_no_longer_named_is_busy_as_long_as_calls_are_under_way_there() -> None:
+    """An endpoint that leaves, and a destination that does, take their calls along; nobody may think all is quiet."""
+    world = Known().lives("web", "a:1", "b:1")
+    cluster = world.snapshot().clusters[WEB]
+    state: Any = cluster.state
+    a, b = world.nodes.all()
+    assert not world.nodes.busy()
+    assert state.begin(a)
+    assert state.begin(b)
+    world.lives("web", "b:1")
+    world.nodes.adopt(world.snapshot())
+    state.ended(b, 0, False, START)
+    assert world.nodes.busy()
+    world.nodes.adopt(Snapshot(9))
+    assert world.nodes.busy()
+    world.nodes.adopt(Snapshot(10))
+    assert world.nodes.busy()
+    state.ended(a, 0, False, START)
+    assert not world.nodes.busy()
+
+
+def test_copies_of_calls_are_busy_only_where_they_are_asked_for() -> None:
+    """Whoever closes a mesh waits for calls; whoever forks, for all that is inside of gRPC."""
+    world = Known().lives("web", "a:1").lives("twin", "t:1")
+    world.services["web"] = document("routes: [{name: all, mirror: [{service: twin, percent: 100}]}]")
+    snapshot = world.snapshot()
+    (mirror,) = [cluster for key, cluster in snapshot.clusters.items() if key.mirrored]
+    state: Any = mirror.state
+    assert state.begin(mirror.nodes[0])
+    assert (world.nodes.busy(), world.nodes.busy(copies=False)) == (True, False)
 
 
 def test_the_collector_may_end_a_call_while_its_destination_is_being_counted() -> None:

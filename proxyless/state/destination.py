@@ -198,6 +198,11 @@ class DestinationState:
         if idle and node.on_idle is not None:
             node.on_idle(node)
 
+    @property
+    def under_way(self) -> int:
+        """How many attempts are, also on nodes that no snapshot names any more; and calls that hold their place."""
+        return self._limits.requests.used
+
     def observed(self, feedback: Feedback, result: Result, seconds: float | None, now: float) -> None:
         """Tell a balancer what it asked to know."""
         with self._lock:
@@ -325,7 +330,7 @@ class DestinationState:
         """
         self._lock = lock
         self._limits = Limits(self._policy.limits)
-        self.retries = self.denied = self.refused = 0  # what the parent counted, the parent tells
+        self.retries = self.hedges = self.denied = self.refused = 0  # what the parent counted, the parent tells
         for outlier in self._nodes:
             outlier.ticket = 0
         if self._breaker is not None:

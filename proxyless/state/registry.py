@@ -57,6 +57,8 @@ class Nodes:
         self._addresses: Counter[str] = Counter()
         self._leaving: dict[str, list[Node]] = {}
         self._destinations: dict[ClusterKey, DestinationState] = {}
+        self._forgotten: list[tuple[ClusterKey, DestinationState]] = []
+        """Destinations that no snapshot names any more, while calls to them are under way."""
         self._rates: dict[tuple[str, str], LockedRate] = {}
 
     def node(self, cluster: ClusterKey, endpoint: Endpoint) -> Node:
@@ -100,8 +102,9 @@ class Nodes:
     def adopt(self, snapshot: Snapshot) -> list[Node]:
         """Keep the nodes that `snapshot` names and forget the rest; returns the forgotten ones."""
         named = {(cluster.key, node.address) for cluster in snapshot.clusters.values() for node in cluster.nodes}
+        self._forgotten = [(key, state) for key, state in self._forgotten if state.under_way]
         for key in [key for key in self._destinations if key not in snapshot.clusters]:
-            del self._destinations[key]
+            self._forgotten.append((key, self._destinations.pop(key)))
             self._locks.pop(key, None)
         if len(named) == len(self._nodes):
             return []
@@ -124,6 +127,12 @@ class Nodes:
             self._leaving.pop(address, None)
         return needed
 
+    def busy(self, copies: bool = True) -> bool:
+        """Whether calls are under way, wherever they went: to who is not named any more too, and on channels that were
+        given to the mesh. With `copies`, those of mirrored calls count."""
+        known = (*list(self._destinations.items()), *self._forgotten)
+        return any(state.under_way for key, state in known if copies or not key.mirrored)
+
     def all(self) -> list[Node]:
         """Every node, as of now."""
         return list(self._nodes.values())
@@ -135,6 +144,7 @@ class Nodes:
             node.lock = self._locks[node.cluster]
             node.inflight = 0
         self._leaving.clear()
+        self._forgotten = []
         for key, state in self._destinations.items():
             state.renew(self._locks[key])
         for bucket in self._rates.values():

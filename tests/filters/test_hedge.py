@@ -26,16 +26,17 @@ FATAL = Outcome(Code.INVALID_ARGUMENT, "nobody can mend that")
 def hedging(
     names: str = "abc",
     *,
+    balancer: str = "round_robin",
     delay: float = 0.1,
     attempts: int = 2,
     non_fatal: Sequence[Any] = ("unavailable",),
     policy: TrafficPolicy | None = None,
     disabled: Sequence[str] = (),
 ) -> Known:
-    """A service on these endpoints, picked in turn, whose calls are hedged."""
+    """A service on these endpoints, picked in turn unless told otherwise, whose calls are hedged."""
     world = Known(disabled=disabled).lives("web", *(f"{name}:1" for name in names))
     turns = policy or TrafficPolicy()
-    policy = TrafficPolicy(LoadBalancer("round_robin"), limits=turns.limits, retry_budget=turns.retry_budget)
+    policy = TrafficPolicy(LoadBalancer(balancer), limits=turns.limits, retry_budget=turns.retry_budget)
     route = Route(hedge=Hedge(Duration(delay), attempts, tuple(non_fatal)))
     world.services["web"] = ServiceDocument(routes=(route,), traffic_policy=policy)
     return world
@@ -135,6 +136,9 @@ def test_nobody_is_tried_twice_while_there_is_somebody_else() -> None:
     """With two endpoints and three attempts, the third has no choice."""
     call = called(hedging("ab"), a=NEVER, b=NEVER, timeout=1.0)
     assert call.effects == ["send a", "send b", "send a"]
+    # Dice that always fall on the same endpoint: it is not chance that sends the next attempt elsewhere.
+    call = called(hedging("ab", balancer="random", attempts=1), a=NEVER, b=Reply(OK, after=0.02))
+    assert call.effects == ["send a", "send b", "cancel a"]
 
 
 def test_the_deadline_is_the_call_s_and_nothing_is_sent_at_its_end() -> None:

@@ -14,7 +14,7 @@ import proxyless
 from proxyless.protos import echo_pb2_grpc
 from tests.wire.echo import Request, eventually
 from tests.wire.relay import Relay
-from tests.wire.ways import Net, either_way, soon
+from tests.wire.ways import NOWHERE, Net, either_way, soon
 
 _HANG = Request(message="m", delay_ms=20_000)
 _SOON = Request(message="m", delay_ms=300)
@@ -211,6 +211,28 @@ def test_closing_the_mesh_with_grace(net: Net) -> None:
     assert future.result(timeout=5.0).message == "m"
     closing.join(5.0)
     assert time.monotonic() - started < 3.0
+
+
+def test_closing_the_mesh_waits_for_who_is_no_longer_named(net: Net) -> None:
+    """A call on an endpoint that has left meanwhile has the grace of all others."""
+    net.server()
+    future = net.stub().Unary.future(Request(message="m", delay_ms=1500))
+    eventually(lambda: net.inflight == 1)
+    net.endpoints(NOWHERE)
+    eventually(lambda: net.settled(NOWHERE))
+    net.mesh.close(grace=10.0)
+    assert future.result(timeout=5.0).message == "m"
+
+
+def test_closing_the_mesh_waits_for_calls_on_wrapped_channels(net: Net) -> None:
+    """A call through `Mesh.interceptors` of a method that protobuf doesn't know has the grace of all others."""
+    server = net.server()
+    channel = net.channel("interceptors, no protobuf")
+    call = channel.unary_unary("/echo.Echo/Unary", bytes, bytes)
+    future = call.future(Request(message="m", delay_ms=500).SerializeToString())
+    eventually(lambda: len(server.seen) == 1)
+    net.mesh.close(grace=10.0)
+    assert future.exception(timeout=5.0) is None
 
 
 def test_closing_the_mesh_under_an_asyncio_channel(net: Net) -> None:
