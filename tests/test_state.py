@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from functools import partial
@@ -13,10 +14,10 @@ from hypothesis import settings
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
 from proxyless.model.codes import Code
-from proxyless.model.snapshot import Snapshot
+from proxyless.model.snapshot import NOTHING, Snapshot
 from proxyless.script import OK, OPEN, Drain, Outcome, Rpc, Script, Send, Sleep
 from proxyless.stack import ENTRY
-from proxyless.state import DestinationState, Node
+from proxyless.state import DestinationState, Node, SnapshotSlot
 from tests.fakes import START, UNAVAILABLE, UNREACHABLE
 from tests.worlds import WEB, Known, document, fail, rpc
 
@@ -408,3 +409,57 @@ def test_the_collector_may_end_a_call_while_its_destination_is_being_counted() -
     with state._lock:
         script.close()
     at_rest(world, state)
+
+
+class Interrupted:
+    """A lock during whose `acquire` a signal arrives: its handler raises when that returns."""
+
+    def __init__(self) -> None:
+        self.lock = threading.RLock()
+        self.release = self.lock.release
+
+    def acquire(self) -> None:
+        self.lock.acquire()
+        raise KeyboardInterrupt
+
+
+@pytest.mark.parametrize("step", ["deposit", "begin", "ended", "judge"])
+def test_an_interrupt_leaves_no_lock_held(step: str) -> None:
+    """Ctrl-C, or the time limit of a worker, in the instant in which a call holds its destination's lock: whoever
+    comes after would wait for ever."""
+    world = Known().lives("web", "a:1")
+    world.services["web"] = document(EVERYTHING)
+    cluster = world.snapshot().clusters[WEB]
+    state: Any = cluster.state
+    lock = state._lock = Interrupted()
+    (node,) = cluster.nodes
+    steps: dict[str, Callable[[], object]] = {
+        "deposit": lambda: state.deposit(START),
+        "begin": lambda: state.begin(node),
+        "ended": lambda: state.ended(node, 0, False, START),
+        "judge": lambda: state.judge(1, True, START),
+    }
+    with pytest.raises(KeyboardInterrupt):
+        steps[step]()
+    free: list[bool] = []
+    other = threading.Thread(target=lambda: free.append(lock.lock.acquire(blocking=False)))
+    other.start()
+    other.join()
+    assert free == [True]
+
+
+def test_a_waiter_may_be_forgotten_while_a_snapshot_is_being_published() -> None:
+    """The collector ends a coroutine that waits for news wherever it runs: in the publishing thread, too."""
+    slot = SnapshotSlot()
+
+    class Forgetful(set[Any]):
+        def __iter__(self) -> Iterator[Any]:
+            slot.unsubscribe(print)
+            return super().__iter__()
+
+    slot.subscribe(print)
+    slot._waiters = Forgetful(slot._waiters)
+    thread = threading.Thread(target=slot.publish, args=(NOTHING,), daemon=True)
+    thread.start()
+    thread.join(2.0)
+    assert not thread.is_alive()

@@ -13,8 +13,10 @@ class SnapshotSlot:
 
     def __init__(self) -> None:
         self.current: Snapshot = NOTHING
-        self._lock = threading.Lock()
+        self._lock = threading.RLock()
+        """Re-entrant: the garbage collector may end somebody who waits while this thread holds it."""
         self._waiters: set[Callable[[], None]] = set()
+        self._closed = False
 
     def publish(self, snapshot: Snapshot) -> None:
         """Make `snapshot` the current one and wake whoever waits for it."""
@@ -34,15 +36,21 @@ class SnapshotSlot:
         with self._lock:
             self._waiters.discard(wake)
 
+    def close(self) -> None:
+        """Nothing will be published any more: nobody is to wait for it."""
+        with self._lock:
+            self._closed = True
+            self.publish(self.current)
+
     def wait(self, holds: Callable[[], bool], timeout: float | None, clock: Callable[[], float]) -> bool:
-        """Block until a publication makes `holds()` true; False when `timeout` seconds went by first."""
+        """Block until a publication makes `holds()` true; False after `timeout` seconds without one, or `close`."""
         published = threading.Event()
         until = None if timeout is None else clock() + timeout
         self.subscribe(published.set)
         try:
             while not holds():
                 left = None if until is None else until - clock()
-                if left is not None and left <= 0:
+                if self._closed or (left is not None and left <= 0):
                     return False
                 published.wait(left)
                 published.clear()
@@ -52,5 +60,5 @@ class SnapshotSlot:
 
     def renew(self) -> None:
         """In a forked child: a lock that a thread of the parent held would never be released here."""
-        self._lock = threading.Lock()
+        self._lock = threading.RLock()
         self._waiters = set()
