@@ -35,7 +35,7 @@ class Entrance:
         self.busy = busy
         """Whether calls are under way."""
         self._watchers: tuple[Watcher, ...] = ()
-        self._asleep = False
+        self.asleep = False
         """Whether this is a forked child in which nothing has been used yet."""
         self._locks()
 
@@ -56,7 +56,7 @@ class Entrance:
             self._enter_by(self._head())
 
     def _head(self) -> Service:
-        return self._first_call if self._asleep else watched(ENTRY, self._watchers)
+        return self._first_call if self.asleep else watched(ENTRY, self._watchers)
 
     # -- forking
 
@@ -75,18 +75,18 @@ class Entrance:
     def renew(self) -> None:
         """In a child: the rest waits for the first use, for many children never make a call."""
         self._locks()
-        self._asleep = True
+        self.asleep = True
         self._renew()
         self._enter_by(self._head())
 
     def awaken(self) -> None:
         """In a child, at its first use: watch the source again, by threads of its own."""
-        if not self._asleep:
+        if not self.asleep:
             return
         with self._waking:
-            if self._asleep:
+            if self.asleep:
                 self._start()
-                self._asleep = False
+                self.asleep = False
                 with self._lock:
                     self._enter_by(self._head())
 

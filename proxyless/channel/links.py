@@ -31,18 +31,27 @@ class Links:
     clock: Callable[[], float]
     rng: Callable[[], float]
     pause: Callable[[float], None]
+    closed: bool = False
     _channels: WeakSet[Any] = field(default_factory=WeakSet)
 
     def join(self, channel: Any) -> None:
         """`channel` is made, and is to be told of all that concerns the mesh's channels."""
         self._channels.add(channel)
         channel.entry = self.entry  # again: it may have changed while the channel was made
+        if self.closed:  # meanwhile: its calls would wait for news that nobody brings any more
+            channel.mesh_closed()
 
     def enter_by(self, entry: Service) -> None:
         """Calls that are made from now on, on any channel, begin with `entry`."""
         self.entry = entry
         for channel in members(self._channels):
             channel.entry = entry
+
+    def close(self) -> None:
+        """The mesh is closed, and with it every channel, also those that are only being made."""
+        self.closed = True
+        for channel in self.channels():
+            channel.mesh_closed()
 
     def channels(self) -> list[Any]:
         """Every channel of the mesh that is still held by somebody."""

@@ -27,7 +27,7 @@ Watch: TypeAlias = Callable[[Any], Callable[[], None]]
 Later: TypeAlias = Callable[[float, Callable[[], None]], None]
 """(seconds, function): calls it then, in a thread that is nobody's."""
 Survey: TypeAlias = Callable[[], Mapping[str, Any]]
-"""How the mesh stands: see `explain.survey`."""
+"""How the mesh stands: see `explain.survey`; empty where nothing has begun."""
 
 _STORES: WeakKeyDictionary[Any, Store] = WeakKeyDictionary()
 """By provider: an instrument can be made only once."""
@@ -153,6 +153,8 @@ class Telemetry:
         if self._closed:
             return
         survey = self._survey()
+        if not survey:
+            return
         source = {names.SOURCE: survey["source"]}
         yield names.CONFIG_VERSION, source, survey["version"]
         yield names.STALENESS, source, survey["staleness"]

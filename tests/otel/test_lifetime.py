@@ -92,6 +92,33 @@ def test_a_child_begins_at_nothing(net: Net, told: Telling) -> None:
         assert count(told) == 5
 
 
+def test_a_child_that_never_calls_has_nothing_to_tell(net: Net, told: Telling) -> None:
+    """It collects, and ends, also where it was forked while a thread of the parent's was compiling."""
+    net.server()
+    with proxyless.connect(net.source, meter_provider=told.meters) as mesh:
+        echo_pb2_grpc.EchoStub(mesh.channel("echo")).Unary(Request())
+        compiling, forked = threading.Event(), threading.Event()
+
+        def compile() -> None:
+            with mesh._feed.loop._lock:
+                compiling.set()
+                forked.wait(10.0)
+
+        def work() -> str:
+            points = told.points("proxyless.endpoints")
+            mesh.close()
+            return f"{len(points)} points, and closed"
+
+        thread = threading.Thread(target=compile)
+        thread.start()
+        compiling.wait(2.0)
+        said = in_a_child(work)
+        forked.set()
+        thread.join()
+        assert said == "0 points, and closed"
+        assert len(told.points("proxyless.endpoints")) == 1
+
+
 def test_without_an_sdk_nothing_stands_in_the_way(net: Net) -> None:
     """After the first call the head of the stack is the plain one."""
     net.server()

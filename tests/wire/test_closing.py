@@ -118,6 +118,52 @@ def test_closing_ends_a_call_that_waits_for_an_endpoint(net: Net, closed: str) -
     assert future.code() is stream.code() is grpc.StatusCode.CANCELLED
 
 
+def test_closing_the_mesh_ends_who_waits_until_it_is_ready(net: Net) -> None:
+    """A thread that waits without a limit for a service that is not there must not keep its process from ending."""
+    net.endpoints()
+    mesh = proxyless.connect(Mute())
+    said: list[bool] = []
+    thread = threading.Thread(target=lambda: said.append(mesh.ready("nobody")))
+    thread.start()
+    eventually(lambda: bool(mesh._slot._waiters))
+    mesh.close()
+    thread.join(2.0)
+    assert said == [False]
+    assert mesh.ready() is False
+
+
+def test_a_channel_that_is_made_while_the_mesh_closes_is_closed(net: Net) -> None:
+    """Its calls would wait for ever for what nobody follows any more."""
+    mesh = proxyless.connect(Mute())
+
+    class Options(list[Any]):
+        def __iter__(self) -> Any:
+            mesh.close()  # as another thread might
+            return super().__iter__()
+
+    channel = mesh.channel("web", options=Options([("a", 1)]))
+    assert channel.closed
+    with pytest.raises(ValueError, match="closed channel"):
+        channel.unary_unary("/echo.Echo/Unary")(b"")
+
+
+class Mute:
+    """A source that never says anything."""
+
+    name = "mute"
+
+    def start(self, _sink: object) -> None:
+        """It has nothing to say."""
+
+    watch = unwatch = start
+
+    def close(self) -> None:
+        """Nothing to stop."""
+
+    def status(self) -> dict[str, Any]:
+        return {}
+
+
 @either_way
 def test_closing_an_asyncio_channel(net: Net, way: str) -> None:
     """Closing an asyncio channel cancels its calls, at the server too; new ones are a UsageError."""
