@@ -207,11 +207,9 @@ class Mesh:
         self._entrance.awaken()
         if not service or not isinstance(service, str):
             raise ConfigError(f"a service has a name, got {service!r}")
-        with self._lock:
-            if service in self._wanted:
-                return
-            self._wanted.add(service)
-        self._feed.follow(service)
+        if service not in self._wanted:
+            self._feed.follow(service)
+            self._wanted.add(service)  # afterwards: what could not be done is tried again by the next channel
 
     @property
     def source(self) -> Source:

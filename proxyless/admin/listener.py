@@ -122,9 +122,14 @@ class Listener:
                 let_in = self._socket is listening and len(self._asking) < MOST_ASKING
                 if let_in:
                     self._asking.add(asking)
-            if let_in:
+            if not let_in:
+                asking.close()
+                continue
+            try:
                 threading.Thread(target=self._serve, args=(asking,), name="proxyless-asked", daemon=True).start()
-            else:
+            except RuntimeError:  # no more threads: the next who asks may find one
+                with self._lock:
+                    self._asking.discard(asking)
                 asking.close()
         listening.close()
 

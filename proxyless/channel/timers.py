@@ -30,15 +30,26 @@ class Timers:
         self._closed = False
 
     def after(self, seconds: float, function: Callable[[], None]) -> None:
-        """Call `function` in `seconds`. It must not block; what it raises is logged."""
+        """Call `function` in `seconds`. It must not block; what it raises is logged.
+
+        Where the system gives no thread, it is called once a later timer gets one.
+        """
         with self._wake:
             if self._closed:
                 return
             heapq.heappush(self._heap, (self._clock() + seconds, next(self._serial), function))
             if self._thread is None:
-                self._thread = threading.Thread(target=self._run, name="proxyless-timers", daemon=True)
-                self._thread.start()
+                self._begin()
             self._wake.notify()
+
+    def _begin(self) -> None:
+        thread = threading.Thread(target=self._run, name="proxyless-timers", daemon=True)
+        try:
+            thread.start()
+        except RuntimeError as failure:  # "can't start new thread"; whoever wants something later is not to blame
+            log.warning("what has to happen later waits for a thread: %s", failure)
+        else:
+            self._thread = thread
 
     def close(self) -> None:
         """Do what is due, forget the rest, and let the thread end at once."""
@@ -65,6 +76,6 @@ class Timers:
                 _, _, function = heapq.heappop(self._heap)
             try:
                 function()
-            except Exception:
+            except BaseException:  # a SystemExit, too, would end the thread for all who wait for it
                 log.exception("a timer's function failed")
             del function

@@ -134,8 +134,13 @@ class Saver:
         self._dirty.set()
         with self._lock:
             if self._thread is None and not self._stop.is_set():
-                self._thread = threading.Thread(target=self._run, name="proxyless-cache", daemon=True)
-                self._thread.start()
+                thread = threading.Thread(target=self._run, name="proxyless-cache", daemon=True)
+                try:
+                    thread.start()
+                except RuntimeError as failure:  # no more threads: the next change may find one
+                    self._failed(f"the state can't be written to disk: {failure}")
+                else:
+                    self._thread = thread
 
     def close(self) -> None:
         """Write no more, but for what is waiting to be written."""

@@ -146,7 +146,7 @@ class ConsulSource:
         self.settings = settings
         self._wait, self._hold, self._now, self._rng = wait, empty_hold, now, rng
         self._sink: Sink | None = None
-        self._lock = threading.Lock()
+        self._lock = threading.RLock()  # the handler of a signal may close the source while this thread holds it
         self._watches: dict[Watched | None, Watch] = {}
         self._closed = False
         self._agent_place: AgentPlace | None = None
@@ -212,8 +212,10 @@ class ConsulSource:
             if self._closed or watched in self._watches or self._sink is None:
                 return
             watch = self._documents(self._sink) if watched is None else self._endpoints(watched, self._sink)
+            if self._closed:  # by the handler of a signal, meanwhile
+                return
+            watch.thread.start()  # first: where there are no more threads, it may be asked for again
             self._watches[watched] = watch
-            watch.thread.start()
 
     def _documents(self, sink: Sink) -> Watch:
         client = ConsulClient(self.settings)

@@ -94,8 +94,6 @@ class Loop:
 
     def want(self, service: str) -> None:
         """Calls to `service` will be made: follow it from now on."""
-        if service in self._wanted:
-            return
         with self._lock:
             self._wanted |= {service}
             self._rebuild([service])
@@ -292,7 +290,11 @@ class Loop:
             if watched in self._watching:
                 continue  # the source told of another while it was asked, and this was asked for then
             self._watching.add(watched)
-            self._source.watch(watched)
+            try:
+                self._source.watch(watched)
+            except BaseException:  # no more threads, say: it is asked again with the next news
+                self._watching.discard(watched)
+                raise
         for watched in self._watching - wanted:
             self._watching.discard(watched)
             self._endpoints.pop(watched, None)

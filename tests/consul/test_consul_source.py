@@ -14,6 +14,7 @@ from proxyless.model.topology import Watched
 from tests.agent import ConsulAgent
 from tests.consul.lying_proxy import LyingProxy
 from tests.consul.recorder import HOLD, following, is_empty, mesh_is
+from tests.test_timers import refusing
 
 # --- as it should be
 
@@ -144,6 +145,19 @@ def test_a_service_that_is_no_longer_wanted_is_no_longer_watched(consul: ConsulA
         source.watch(web)
         sink.until("endpoints", lambda addresses: len(addresses) == 1, since=again)
         assert sink.all("stale") == []
+
+
+def test_a_watch_that_got_no_thread_may_be_asked_for_again(
+    consul: ConsulAgent, prefix: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A process at its limit of threads is so for a moment."""
+    with following(consul.address, query=f"?prefix={prefix}") as (source, sink):
+        relent = refusing(monkeypatch, "proxyless-watch-nobody")
+        with pytest.raises(RuntimeError, match="can't start new thread"):
+            source.watch(Watched("nobody"))
+        relent()
+        source.watch(Watched("nobody"))
+        sink.until("endpoints", is_empty, watch="nobody")
 
 
 def test_a_forked_child_leaves_its_parents_connections_alone(

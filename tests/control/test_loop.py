@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 
 from proxyless.control import RawDocument
@@ -182,6 +184,22 @@ def test_wanting_a_service_twice_is_wanting_it_once() -> None:
     published = len(hearing.published)
     hearing.loop.want("web")
     assert len(hearing.published) == published
+
+
+def test_a_watch_that_could_not_begin_is_asked_for_again() -> None:
+    """A process at its limit of threads: a service must not stay unknown for ever because of one such moment."""
+    hearing = Hearing().says()
+    source: Any = hearing.source
+    watch, source.watch = source.watch, no_threads
+    with pytest.raises(RuntimeError, match="can't start new thread"):
+        hearing.loop.want("web")
+    source.watch = watch
+    hearing.loop.want("web")
+    assert hearing.source.asked == ["watch web"]
+
+
+def no_threads(_: object) -> None:
+    raise RuntimeError("can't start new thread")
 
 
 # --- what is dropped, doubted and stale ---

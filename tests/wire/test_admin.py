@@ -22,6 +22,7 @@ from proxyless.admin import asking, places
 from proxyless.admin.listener import LISTENER, MOST_ASKING
 from proxyless.stack import ENTRY
 from tests.agent import CHECKOUT
+from tests.test_timers import refusing
 from tests.wire.echo import Request, eventually
 from tests.wire.test_fork import in_a_child
 from tests.wire.ways import Net
@@ -323,6 +324,19 @@ def test_a_process_that_can_start_no_thread_has_a_mesh_all_the_same(
         assert net.stub().Unary(Request(message="m")).message == "m"
     assert "can't see this process: RuntimeError(\"can't start new thread\")" in caplog.text
     assert os.listdir(folder) == []
+
+
+def test_a_process_that_is_short_of_threads_is_asked_again_later(net: Net, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Who asks meanwhile is sent away at once, and the next one answered when there are threads again."""
+    net.server()
+    _ = net.mesh
+    (process,) = found()
+    relent = refusing(monkeypatch, "proxyless-asked")
+    with places.connect(process.path, 2.0) as early:
+        assert early.recv(1) == b""
+    relent()
+    assert LISTENER._asking == set()
+    assert ask({"ask": "about"})["pid"] == os.getpid()
 
 
 def test_importing_the_package_neither_listens_nor_loads_what_does() -> None:
