@@ -9,7 +9,7 @@ from __future__ import annotations
 import base64
 import binascii
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any, Protocol
 from urllib.parse import quote
 
@@ -89,9 +89,22 @@ class Documents:
         elif stay := self._stragglers.among(missing, broken=broken):
             names = ", ".join(sorted(stay)[:4])
             self.doubt = f"{names}: missing since Consul was restarted or away; they stay for a while"
-        self._known = documents | {key: self._known[key] for key in stay}
+        hidden = self._hidden(missing - stay)
+        if hidden:
+            names = ", ".join(sorted(hidden)[:4])
+            self.doubt = f"the token may no longer read {names}; what is known stays; {self._grant()}"
+        self._known = documents | {key: self._known[key] for key in stay | hidden}
         self._tell(self._known)
-        return SOON if fragile and missing else self._stragglers.remaining()
+        again = SOON if fragile and missing else self._stragglers.remaining()
+        return min(LATER, again if again is not None else LATER) if hidden else again
+
+    def _hidden(self, gone: Iterable[str]) -> frozenset[str]:
+        """Those of `gone` that were not deleted: a token that lost the right to read some is shown the others."""
+        answers = {key: self._ask(f"{self.path}{quote(key)}").status for key in sorted(gone)}
+        for key, status in answers.items():
+            if status not in (OK, FORBIDDEN, ABSENT):
+                raise Unanswered(f"{key} is gone, which Consul won't confirm: it answered {status}")
+        return frozenset(key for key, status in answers.items() if status == FORBIDDEN)
 
     def _none(self, news: News) -> float | None:
         self._vanishing.told(news)

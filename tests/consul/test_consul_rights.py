@@ -47,6 +47,25 @@ def test_rights_that_are_taken_away_take_nothing_else_with_them(guarded: ConsulA
         assert len(sink.all("fresh", "documents", since=started)) == 1
 
 
+def test_a_document_that_a_token_may_no_longer_read_stays_in_effect(guarded: ConsulAgent) -> None:
+    """KV goes on showing the others, as if the one had been deleted; deleted it is when its right is back."""
+    whole = READ + 'key_prefix "proxyless/" { policy = "read" }'
+    token = guarded.create_token(whole)
+    guarded.put_kv("proxyless/v1/services/web", "routes: []")
+    with following(guarded.address, wait=1.0, environ={"CONSUL_HTTP_TOKEN": token}) as (_, sink):
+        sink.until("documents", lambda documents: len(documents) == 2)
+        rewrite(guarded, token, READ + 'key "proxyless/v1/mesh" { policy = "read" }')
+        sink.until("suspicious", lambda reason: "may no longer read services/web" in reason)
+        guarded.put_kv("proxyless/v1/mesh", "new")
+        sink.until("documents", mesh_is("new"))
+        assert all("services/web" in documents for documents in sink.all("documents"))
+        guarded.delete_kv("proxyless/v1/services/web")
+        rewrite(guarded, token, whole)
+        guarded.put_kv("proxyless/v1/mesh", "newer")
+        sink.until("documents", lambda documents: documents == {"mesh": "newer"})
+        assert sink.all("stale") == []
+
+
 def test_a_token_is_replaced_in_its_file_while_we_run(guarded: ConsulAgent, tmp_path: Path) -> None:
     """A deleted one is 403, which is an outage; the new one counts with the next attempt."""
     rules = READ + 'key_prefix "proxyless/" { policy = "read" }'

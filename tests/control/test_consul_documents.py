@@ -17,6 +17,7 @@ from proxyless.control.watcher import Answer, News, Unanswered
 PREFIX = "proxyless/v1"
 WATCH = "kv/proxyless/v1/"
 MESH = "kv/proxyless/v1/mesh"
+WEB = "kv/proxyless/v1/services/web"
 BOTH = {"mesh": "{}", "services/web": "routes: []"}
 
 
@@ -38,7 +39,8 @@ class Stage:
     def __init__(self, hold: float = 30.0) -> None:
         self.now = 0.0
         self.asked: list[str] = []
-        self.says: dict[str, Answer] = {MESH: Answer(404, {}, b""), f"{WATCH}?recurse&consistent": kv(None)}
+        nothing = Answer(404, {}, b"")
+        self.says: dict[str, Answer] = {MESH: nothing, WEB: nothing, f"{WATCH}?recurse&consistent": kv(None)}
         self.told: list[Mapping[str, RawDocument]] = []
         self.documents = Documents(PREFIX, self._ask, self.told.append, hold=hold, now=lambda: self.now)
         self.index = 0
@@ -133,15 +135,39 @@ def test_entries_of_another_shape_are_passed_over(stage: Stage) -> None:
 
 
 def test_a_document_that_is_gone_from_an_answer_is_gone(stage: Stage) -> None:
-    """An answer with others in it is one that we may read."""
+    """Once Consul says by name that it is not there."""
     assert stage.hears(kv({"mesh": "{}"}), 21) is None
     assert stage.texts[-1] == {"mesh": "{}"}
+    assert stage.asked == [WEB]
     assert stage.doubt == ""
+
+
+def test_a_document_that_may_no_longer_be_read_is_not_gone(stage: Stage) -> None:
+    """A token narrowed to some documents is shown these alone: calls would go where the hidden one forbids."""
+    stage.says[WEB] = Answer(403, {}, b"Permission denied")
+    for index in (20, 21, 35):  # narrowed; another document written meanwhile; and again
+        assert stage.hears(kv({"mesh": "new"}), index) == LATER
+        assert stage.texts[-1] == {"mesh": "new", "services/web": "routes: []"}
+        assert "may no longer read services/web" in stage.doubt
+        assert 'grant it key_prefix "proxyless/v1/"' in stage.doubt
+    stage.says[WEB] = Answer(404, {}, b"")  # the right is back, and the document was deleted meanwhile
+    assert stage.hears(kv({"mesh": "new"}), 36) is None
+    assert stage.texts[-1] == {"mesh": "new"}
+    assert stage.doubt == ""
+
+
+def test_a_document_whose_end_consul_does_not_confirm_stays(stage: Stage) -> None:
+    """Asked for it by name, an agent that lost its leader says 500: nothing is decided."""
+    stage.says[WEB] = Answer(500, {}, b"No cluster leader")
+    with pytest.raises(Unanswered, match="services/web is gone, which Consul won't confirm: it answered 500"):
+        stage.hears(kv({"mesh": "{}"}), 21)
+    assert len(stage.told) == 1
 
 
 @pytest.mark.parametrize("fragile", [{"x-consul-knownleader": "false"}, {"x-consul-lastcontact": "12000"}])
 def test_a_server_without_its_leader_can_add_but_not_remove(stage: Stage, fragile: dict[str, str]) -> None:
     """What it lacks may be new to it; a healthy answer settles it, and is asked for soon."""
+    stage.says["kv/proxyless/v1/services/api"] = kv(None)
     assert stage.hears(kv({"mesh": "new", "services/api": "x"}, **fragile), 21) == SOON
     assert stage.texts[-1] == {"mesh": "new", "services/api": "x", "services/web": "routes: []"}
     assert "without a leader" in stage.doubt
@@ -171,7 +197,7 @@ def test_documents_that_may_not_be_read_at_the_first_start_are_a_failure() -> No
 def test_a_prefix_that_was_deleted_is_empty_once_the_leader_says_so_too(stage: Stage) -> None:
     """The index grew and nothing went wrong in between: it belongs to Consul's own history."""
     assert stage.hears(kv(None), 25) is None
-    assert stage.asked == [MESH, f"{WATCH}?recurse&consistent"]
+    assert stage.asked[:2] == [MESH, f"{WATCH}?recurse&consistent"]
     assert stage.texts[-1] == {}
     assert stage.doubt == ""
 
