@@ -32,10 +32,13 @@ REFRESH = 3600.0
 State = tuple[Mapping[str, RawDocument], Mapping[Watched, Sequence[Endpoint]]]
 
 
-def default_folder() -> Path:
-    """Where caches belong by the XDG rules; never a folder that others can write."""
-    home = os.environ.get("XDG_CACHE_HOME")
-    return (Path(home) if home else Path("~/.cache").expanduser()) / "proxyless"
+def default_folder() -> Path | None:
+    """Where caches belong by the XDG rules; never a folder that others can write. None for a user that has no
+    home: a container may run under a number that no passwd file knows, without HOME."""
+    if folder := os.environ.get("XDG_CACHE_HOME"):
+        return Path(folder) / "proxyless"
+    home = os.path.expanduser("~")
+    return Path(home) / ".cache" / "proxyless" if os.path.isabs(home) else None
 
 
 class Cache:
@@ -56,7 +59,7 @@ class Cache:
             return None
         try:
             documents = {raw.key: raw for raw in map(_raw, records)}
-        except (KeyError, TypeError, ValueError):
+        except (KeyError, TypeError, ValueError, OverflowError):
             return None
         endpoints = {}
         for path in sorted(self.folder.glob("endpoints-*.jsonl")):
@@ -87,15 +90,18 @@ class Cache:
 
     def _records(self, name: str) -> list[dict[str, Any]] | None:
         """The records of a file; None of one that is not there, old, foreign or broken."""
+        path = self.folder / name
         try:
-            with (self.folder / name).open(encoding="utf-8") as file:
+            if not path.is_file():  # a pipe would keep whoever reads it waiting
+                return None
+            with path.open(encoding="utf-8") as file:
                 head = json.loads(file.readline())
                 age = self._wall() - float(head["saved_at"])
                 if head.get("format") != FORMAT or not -3600 < age < OLDEST:
                     return None
                 records = [json.loads(line) for line in file]
                 return records if len(records) == head["records"] else None
-        except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
+        except (OSError, ValueError, KeyError, TypeError, AttributeError, OverflowError, RecursionError):
             return None
 
     def _replace(self, name: str, records: Iterable[dict[str, Any]]) -> None:

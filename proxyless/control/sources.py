@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import logging
 import os
 from collections.abc import Callable, Mapping
 from importlib.metadata import entry_points
@@ -11,6 +12,8 @@ from pathlib import Path
 from proxyless.control import Source
 from proxyless.control.cache import Cache, default_folder
 from proxyless.control.scanner import quoted
+
+log = logging.getLogger("proxyless")
 
 Factory = Callable[[], tuple[Source, Cache | None]]
 """Makes a source afresh (a forked child needs another one), and where its last good state is kept."""
@@ -27,7 +30,9 @@ def _consul(url: str) -> Factory:
     identity = "|".join(
         str(part) for part in (settings.address, settings.prefix, settings.dc, settings.ns, settings.partition, secret)
     )
-    cache = None if settings.snapshot == "off" else Cache(folder, identity)
+    cache = None if settings.snapshot == "off" or folder is None else Cache(folder, identity)
+    if folder is None:
+        log.warning("nothing is kept on disk: this user has no home; set XDG_CACHE_HOME, or say ?snapshot=DIR")
     return lambda: (ConsulSource(settings), cache)
 
 

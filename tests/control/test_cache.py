@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import stat
+import subprocess
 import threading
 from collections.abc import Callable
 from pathlib import Path
@@ -13,6 +14,7 @@ import pytest
 from proxyless.control import RawDocument
 from proxyless.control.cache import Cache, Saver, default_folder
 from proxyless.control.dialects import decode
+from proxyless.control.sources import factory
 from proxyless.model.topology import Endpoint, Locality, Watched
 from tests.control.hearing import Hearing
 from tests.fakes import FakeClock
@@ -147,6 +149,12 @@ DAMAGES = {
     "a list for a head": damage(lambda lines: "\n".join(["[]", *lines[1:]])),
     "no time": damage(lambda lines: head(lines, saved_at="yesterday")),
     "NaN for a time": damage(lambda lines: head(lines, saved_at=float("nan"))),
+    "a time beyond all numbers": damage(lambda lines: head(lines, saved_at=10**400)),
+    "lines beyond all numbers": damage(
+        lambda lines: "\n".join(
+            [lines[0], *(json.dumps(json.loads(line) | {"lines": [[["a"], float("inf")]]}) for line in lines[1:])]
+        )
+    ),
     "numbers for records": damage(lambda lines: "\n".join([lines[0], *("7" for _ in lines[1:])])),
     "texts for records": damage(lambda lines: "\n".join([lines[0], *('"key"' for _ in lines[1:])])),
     "empty records": damage(lambda lines: "\n".join([lines[0], *("{}" for _ in lines[1:])])),
@@ -156,6 +164,7 @@ DAMAGES = {
     "deep": damage(lambda lines: "\n".join([lines[0], *("[" * 100_000 for _ in lines[1:])])),
     "binary": lambda file: file.write_bytes(b"\xff\x00\xfe" * 100) and None,
     "a folder": lambda file: (file.unlink(), file.mkdir())[0],
+    "a pipe": lambda file: (file.unlink(), subprocess.check_call(["mkfifo", file]))[0],
 }
 
 
@@ -231,6 +240,21 @@ def test_the_folder_is_the_user_s_own(monkeypatch: pytest.MonkeyPatch, tmp_path:
     monkeypatch.delenv("XDG_CACHE_HOME")
     monkeypatch.setenv("HOME", str(tmp_path))
     assert default_folder() == tmp_path / ".cache" / "proxyless"
+
+
+def test_a_user_without_a_home_has_no_cache_and_that_is_said(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A container that runs under a number which no passwd file knows, without HOME: no reason not to connect."""
+    monkeypatch.delenv("XDG_CACHE_HOME", raising=False)
+    monkeypatch.delenv("HOME", raising=False)
+    monkeypatch.setattr("pwd.getpwuid", {}.__getitem__)
+    source, cache = factory("consul://127.0.0.1:1")()
+    source.close()
+    assert cache is None
+    assert caplog.messages == [
+        "nothing is kept on disk: this user has no home; set XDG_CACHE_HOME, or say ?snapshot=DIR"
+    ]
 
 
 def test_a_restored_state_serves_calls(cache: Cache, clock: FakeClock) -> None:
