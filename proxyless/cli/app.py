@@ -8,8 +8,10 @@ from __future__ import annotations
 
 import contextlib
 import difflib
+import errno
 import io
 import logging
+import os
 import sys
 from collections.abc import Mapping
 from importlib import import_module
@@ -48,6 +50,9 @@ COMMANDS: Mapping[str, Entry] = {
     "run": Entry("run", "Run an unmodified program with its gRPC channels in the mesh."),
 }
 
+_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO)
+"""A disk that takes no more of what a command writes."""
+
 _PLAIN: dict[str, Any] = {
     "add_completion": False,
     "rich_markup_mode": None,  # help without rich costs 0.1 s less
@@ -83,7 +88,15 @@ class _Table(TyperGroup):
 
     def invoke(self, ctx: Any) -> Any:
         try:
-            code = super().invoke(ctx)
+            try:
+                code = super().invoke(ctx)
+                sys.stdout.flush()
+            except OSError as lost:
+                if lost.errno not in _FULL:  # of a broken pipe typer knows what to make
+                    raise
+                with contextlib.suppress(OSError):
+                    sys.stdout.close()  # or the interpreter would try again when it ends
+                raise Failure(f"the result can't be written: {lost.strerror}") from None
         except Failure as failure:
             from proxyless.cli import screen
 
@@ -119,7 +132,11 @@ def _root(
 
 
 def prepare() -> None:
-    """For a process of our own: a terminal that lacks a character gets its escape, not a traceback."""
+    """For a process of our own: a terminal that lacks a character gets its escape, not a traceback, and a stream
+    that is closed takes everything."""
+    for name in ("stdout", "stderr"):
+        if getattr(sys, name) is None:  # how python says that it is closed
+            setattr(sys, name, open(os.devnull, "w"))  # noqa: SIM115 (as long as the process)
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             with contextlib.suppress(ValueError, OSError):

@@ -6,6 +6,7 @@ a pipe a line is never broken, so that `grep` finds what it looks for.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import sys
 from collections.abc import Iterable, Sequence
@@ -60,7 +61,8 @@ def note(text: str) -> None:
 
 def failed(message: str, advice: Iterable[str] = ()) -> None:
     """Why the command ends here, and what to do about it."""
-    sys.stdout.flush()
+    with contextlib.suppress(OSError, ValueError):  # a full disk may be the reason
+        sys.stdout.flush()
     screen = console(stderr=True)
     screen.print(Text.assemble(("proxyless: ", BAD), plain(message)), soft_wrap=True)
     for one in advice:

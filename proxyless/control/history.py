@@ -67,7 +67,8 @@ class Version:
         about: dict[str, Any] = {"action": self.action, "at": self.at, "by": self.by}
         about |= {"note": self.note} if self.note else {}
         about |= {"restores": self.restores} if self.restores is not None else {}
-        return json.dumps({**about, **_packed(self.text)}, ensure_ascii=False, indent=1).encode()
+        kept = json.dumps({**about, **_packed(self.text)}, ensure_ascii=False, indent=1)
+        return kept.encode(errors="backslashreplace")  # a note typed in another coding has halves of characters
 
     @classmethod
     def decode(cls, key: str, content: bytes) -> Version:

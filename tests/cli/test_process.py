@@ -143,3 +143,27 @@ def test_json_is_json_in_any_locale(program: Program, tmp_path: Path) -> None:
     shown = program("get", "web", "--source", f"file:{path}", **environment)
     assert shown.returncode == 0
     assert "\\xfc" in shown.stdout
+
+
+@pytest.mark.parametrize("command", ["status", "get web", "get nobody", "explain web /a/B", "schema"])
+@pytest.mark.parametrize("streams", [">&-", "2>&-", ">&- 2>&-", "| true"])
+def test_a_closed_stream_is_no_traceback(command: str, streams: str, tmp_path: Path) -> None:
+    """A daemon closes them, `head` has enough: the command does its work, and says nothing of itself."""
+    (tmp_path / "mesh.yaml").write_text("services: {web: {}}\nendpoints: {web: [{address: '127.0.0.1:1'}]}\n")
+    source = f"PROXYLESS_SOURCE=file:{tmp_path / 'mesh.yaml'}"
+    line = f"{source} {sys.executable} -m proxyless {command} {streams}"
+    ended = subprocess.run(line, shell=True, cwd=CHECKOUT, capture_output=True, text=True, timeout=60, check=False)
+    assert "Traceback" not in ended.stdout + ended.stderr
+    assert ended.returncode == int("nobody" in command and "|" not in streams)
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="a system without /dev/full")
+@pytest.mark.parametrize("command", ["status", "get web", "explain web /a/B", "schema"])
+def test_a_full_disk_is_said(command: str, tmp_path: Path) -> None:
+    """One sentence, and 1: who redirects the state into a file must not take an empty one for it."""
+    (tmp_path / "mesh.yaml").write_text("services: {web: {}}\nendpoints: {web: [{address: '127.0.0.1:1'}]}\n")
+    source = f"PROXYLESS_SOURCE=file:{tmp_path / 'mesh.yaml'}"
+    line = f"{source} {sys.executable} -m proxyless {command} > /dev/full"
+    ended = subprocess.run(line, shell=True, cwd=CHECKOUT, capture_output=True, text=True, timeout=60, check=False)
+    assert ended.stderr == "proxyless: the result can't be written: No space left on device\n"
+    assert ended.returncode == 1

@@ -170,3 +170,9 @@ def test_what_is_said_of_a_version_is_text_and_short() -> None:
     version = Version.decode("00000007", content.encode())
     assert (version.number, version.at, version.by, version.restores, version.text) == (7, "7", "", None, b"a")
     assert len(version.action) == len(version.note) == 200
+
+
+def test_a_note_in_another_coding_is_kept() -> None:
+    """A Latin-1 terminal's `ä` arrives as half a character; it must not keep a document from being written."""
+    ((version,), _) = recorded([], None, b"x", Signature("ann\udce4", "now", "w\udce4il"))
+    assert Version.decode(version.key, version.encode()) == version
