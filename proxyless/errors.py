@@ -24,40 +24,8 @@ class ConfigError(ValueError):
         self.findings = tuple(findings)
 
 
-class MeshRpcError(grpc.RpcError, grpc.Call, grpc.Future):  # type: ignore[type-arg]
-    """The mesh refused the call by its own decision (CONTRACT section 6); nothing was heard from an endpoint.
-
-    It is a `grpc.RpcError` and a finished `grpc.Call`, so code that handles failed calls handles it.
-    `reason` is the word that `proxyless-reason` in the trailing metadata has too: `no_route`,
-    `no_endpoints`, `circuit_open`, `limit`, `deadline`, `fault`, `rate_limit`, `direct_response`,
-    `not_ready`.
-    """
-
-    def __init__(self, code: int, reason: str, details: str) -> None:
-        super().__init__(details)
-        self._code = _NAMES[int(code)]
-        self._details = details
-        self.reason = reason
-
-    def code(self) -> grpc.StatusCode:
-        """The gRPC status code."""
-        return self._code
-
-    def details(self) -> str:
-        """`proxyless: <reason>: <what and where>`."""
-        return self._details
-
-    def initial_metadata(self) -> Any:
-        """Empty: no server answered."""
-        return ()
-
-    def trailing_metadata(self) -> Any:
-        """`proxyless-reason` alone."""
-        return (("proxyless-reason", self.reason),)
-
-    def debug_error_string(self) -> str:
-        """The details again: there is no transport to tell of."""
-        return self._details
+class Finished(grpc.Call, grpc.Future):  # type: ignore[type-arg]
+    """A call that is over, as grpcio shows one: there is nothing to cancel, to wait for or to be told of later."""
 
     def is_active(self) -> bool:
         """Never: the call is over."""
@@ -87,6 +55,46 @@ class MeshRpcError(grpc.RpcError, grpc.Call, grpc.Future):  # type: ignore[type-
         """Always done."""
         return True
 
+    def add_done_callback(self, fn: Any) -> None:
+        """Calls `fn` at once: the call is over."""
+        fn(self)
+
+
+class MeshRpcError(grpc.RpcError, Finished):
+    """The mesh refused the call by its own decision (CONTRACT section 6); nothing was heard from an endpoint.
+
+    It is a `grpc.RpcError` and a finished `grpc.Call`, so code that handles failed calls handles it.
+    `reason` is the word that `proxyless-reason` in the trailing metadata has too: `no_route`,
+    `no_endpoints`, `circuit_open`, `limit`, `deadline`, `fault`, `rate_limit`, `direct_response`,
+    `not_ready`; and of calls that never began, `closed` (their channel is) and `metadata` (no peer may see theirs).
+    """
+
+    def __init__(self, code: int, reason: str, details: str) -> None:
+        super().__init__(details)
+        self._code = _NAMES[int(code)]
+        self._details = details
+        self.reason = reason
+
+    def code(self) -> grpc.StatusCode:
+        """The gRPC status code."""
+        return self._code
+
+    def details(self) -> str:
+        """`proxyless: <reason>: <what and where>`."""
+        return self._details
+
+    def initial_metadata(self) -> Any:
+        """Empty: no server answered."""
+        return ()
+
+    def trailing_metadata(self) -> Any:
+        """`proxyless-reason` alone."""
+        return (("proxyless-reason", self.reason),)
+
+    def debug_error_string(self) -> str:
+        """The details again: there is no transport to tell of."""
+        return self._details
+
     def result(self, timeout: float | None = None) -> NoReturn:
         """Raises this error."""
         raise self
@@ -98,10 +106,6 @@ class MeshRpcError(grpc.RpcError, grpc.Call, grpc.Future):  # type: ignore[type-
     def traceback(self, timeout: float | None = None) -> Any:
         """Where it was raised, if it was."""
         return self.__traceback__
-
-    def add_done_callback(self, fn: Any) -> None:
-        """Calls `fn` at once: the call is over."""
-        fn(self)
 
     def __str__(self) -> str:
         return (

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Callable, Sequence
+from typing import Any, TypeVar
 from weakref import WeakSet
 
 import grpc
@@ -18,11 +18,14 @@ from proxyless.channel.outgoing import identity, outgoing
 from proxyless.channel.requests import replay_cap
 from proxyless.channel.subchannel import Profile, abandon, freeze, members
 from proxyless.channel.sync import describe
+from proxyless.channel.wires import AioWires
 from proxyless.context import SCOPE
 from proxyless.errors import AioInvalidMetadata
 from proxyless.script import Replay, Rpc, Wait
 
 State = grpc.ChannelConnectivity
+
+Method = TypeVar("Method")
 
 _ARITIES = ("unary_unary", "unary_stream", "stream_unary", "stream_stream")
 _KINDS = {
@@ -100,6 +103,13 @@ class AioMeshChannel(grpc.aio.Channel):
         if call is not None and not call._attended:
             call._noticed(native)
 
+    def _method(self, kind: Callable[..., Method], arity: str, signature: tuple[Any, ...]) -> Method:
+        method, serialize, deserialize, registered = signature
+        name = method.decode() if isinstance(method, bytes) else method
+        known = (name, serialize, deserialize, bool(registered))
+        wires = AioWires(arity, known, self.profile, self.subchannels, self.forget_ended_loops)
+        return kind(self, name, wires, getattr(self, f"_{arity}_interceptors"))
+
     def unary_unary(
         self,
         method: str,
@@ -107,7 +117,8 @@ class AioMeshChannel(grpc.aio.Channel):
         response_deserializer: Any = None,
         _registered_method: bool | None = False,
     ) -> UnaryUnary:
-        return UnaryUnary(self, _text(method), request_serializer, response_deserializer, _registered_method)
+        signature = (method, request_serializer, response_deserializer, _registered_method)
+        return self._method(UnaryUnary, "unary_unary", signature)
 
     def unary_stream(
         self,
@@ -116,7 +127,8 @@ class AioMeshChannel(grpc.aio.Channel):
         response_deserializer: Any = None,
         _registered_method: bool | None = False,
     ) -> UnaryStream:
-        return UnaryStream(self, _text(method), request_serializer, response_deserializer, _registered_method)
+        signature = (method, request_serializer, response_deserializer, _registered_method)
+        return self._method(UnaryStream, "unary_stream", signature)
 
     def stream_unary(
         self,
@@ -125,7 +137,8 @@ class AioMeshChannel(grpc.aio.Channel):
         response_deserializer: Any = None,
         _registered_method: bool | None = False,
     ) -> StreamUnary:
-        return StreamUnary(self, _text(method), request_serializer, response_deserializer, _registered_method)
+        signature = (method, request_serializer, response_deserializer, _registered_method)
+        return self._method(StreamUnary, "stream_unary", signature)
 
     def stream_stream(
         self,
@@ -134,7 +147,8 @@ class AioMeshChannel(grpc.aio.Channel):
         response_deserializer: Any = None,
         _registered_method: bool | None = False,
     ) -> StreamStream:
-        return StreamStream(self, _text(method), request_serializer, response_deserializer, _registered_method)
+        signature = (method, request_serializer, response_deserializer, _registered_method)
+        return self._method(StreamStream, "stream_stream", signature)
 
     def get_state(self, try_to_connect: bool = False) -> State:
         """READY when some endpoint of the service is connected on this loop; the best of them otherwise."""
@@ -244,7 +258,3 @@ def _cancel(call: Driven) -> None:
         call._loop.call_soon_threadsafe(call.cancel)
     except RuntimeError:
         pass  # its loop has ended, and it with the loop
-
-
-def _text(method: str | bytes) -> str:
-    return method.decode() if isinstance(method, bytes) else method

@@ -17,7 +17,7 @@ import grpc
 from proxyless.channel.aio import AioMeshChannel
 from proxyless.channel.aio_method import StreamStream, StreamUnary, UnaryStream, UnaryUnary
 from proxyless.channel.continuations import AioContinued
-from proxyless.channel.interceptors import KnownMethods, given_links
+from proxyless.channel.interceptors import KnownMethods, given_links, options_of
 
 
 def aio_interceptors(
@@ -52,14 +52,8 @@ class _Calls:
         method = details.method.decode() if isinstance(details.method, bytes) else details.method
         callee = self._known.find(arity, method, request)
         if callee is None:
-            callee = _GIVEN[arity](self.given, method, AioContinued(arity, continuation, details))
-        return callee(
-            request,
-            timeout=details.timeout,
-            metadata=details.metadata,
-            credentials=details.credentials,
-            wait_for_ready=details.wait_for_ready,
-        )
+            callee = _GIVEN[arity](self.given, method, AioContinued(arity, continuation, details), [])
+        return callee(request, **options_of(details))
 
 
 class _OneArity:
@@ -90,31 +84,10 @@ class _StreamStream(_OneArity, grpc.aio.StreamStreamClientInterceptor):
         return self._calls.begin("stream_stream", continuation, client_call_details, request_iterator)
 
 
-class _Given:
-    """A method on the channel that was wrapped, for one call: its attempts are made by the continuation."""
-
-    def __init__(self, channel: AioMeshChannel, method: str, wires: AioContinued) -> None:
-        self._channel = channel
-        self._method = method
-        self._wires: Any = wires
-        self._interceptors: list[Any] = []
-
-
-class _GivenUnaryUnary(_Given, UnaryUnary): ...
-
-
-class _GivenUnaryStream(_Given, UnaryStream): ...
-
-
-class _GivenStreamUnary(_Given, StreamUnary): ...
-
-
-class _GivenStreamStream(_Given, StreamStream): ...
-
-
 _GIVEN: dict[str, Any] = {
-    "unary_unary": _GivenUnaryUnary,
-    "unary_stream": _GivenUnaryStream,
-    "stream_unary": _GivenStreamUnary,
-    "stream_stream": _GivenStreamStream,
+    "unary_unary": UnaryUnary,
+    "unary_stream": UnaryStream,
+    "stream_unary": StreamUnary,
+    "stream_stream": StreamStream,
 }
+"""A method on the channel that was wrapped, for one call: its attempts are made by the continuation."""

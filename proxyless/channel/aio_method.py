@@ -13,7 +13,6 @@ from proxyless.channel.aio_call import Driven
 from proxyless.channel.aio_requests import aio_requests
 from proxyless.channel.aio_stream import StreamStreamCall, UnaryStreamCall
 from proxyless.channel.aio_unary import StreamUnaryCall, UnaryUnaryCall
-from proxyless.channel.wires import AioWires
 from proxyless.context import SCOPE
 
 if TYPE_CHECKING:
@@ -23,17 +22,16 @@ if TYPE_CHECKING:
 class _Method:
     """One method of a service, called through one channel."""
 
-    _arity: str
     _call: type[Driven]
     _intercepted: Callable[..., Any]
 
-    def __init__(self, channel: AioMeshChannel, method: str, serialize: Any, deserialize: Any, registered: Any) -> None:
+    def __init__(self, channel: AioMeshChannel, method: str, wires: Any, interceptors: list[Any]) -> None:
+        """`wires` are `AioWires`, or where the calls stay on a channel that was given to the mesh, `AioContinued`;
+        `interceptors` the channel's own list: libraries append to it after the stub was made."""
         self._channel = channel
         self._method = method
-        signature = (method, serialize, deserialize, bool(registered))
-        self._wires = AioWires(self._arity, signature, channel.profile, channel.subchannels, channel.forget_ended_loops)
-        # The list itself: libraries append to it after the channel, and even the stub, was made.
-        self._interceptors: list[Any] = getattr(channel, f"_{self._arity}_interceptors")
+        self._wires = wires
+        self._interceptors = interceptors
 
     def _direct(
         self,
@@ -105,14 +103,12 @@ class _Method:
 
     def _renamed(self, method: str) -> _Method:
         """An interceptor changed the method's name: the same call, of another method."""
-        _, serialize, deserialize, _ = self._wires.signature
-        return type(self)(self._channel, method, serialize, deserialize, False)
+        return type(self)(self._channel, method, self._wires.renamed(method), self._interceptors)
 
 
 class UnaryUnary(_Method, grpc.aio.UnaryUnaryMultiCallable):  # type: ignore[type-arg]
     """`channel.unary_unary(...)`"""
 
-    _arity = "unary_unary"
     _call = UnaryUnaryCall
     _intercepted = staticmethod(aio_intercept.unary_unary)
 
@@ -133,7 +129,6 @@ class UnaryUnary(_Method, grpc.aio.UnaryUnaryMultiCallable):  # type: ignore[typ
 class UnaryStream(_Method, grpc.aio.UnaryStreamMultiCallable):  # type: ignore[type-arg]
     """`channel.unary_stream(...)`"""
 
-    _arity = "unary_stream"
     _call = UnaryStreamCall
     _intercepted = staticmethod(aio_intercept.unary_stream)
 
@@ -154,7 +149,6 @@ class UnaryStream(_Method, grpc.aio.UnaryStreamMultiCallable):  # type: ignore[t
 class StreamUnary(_Method, grpc.aio.StreamUnaryMultiCallable):  # type: ignore[type-arg]
     """`channel.stream_unary(...)`"""
 
-    _arity = "stream_unary"
     _direct = _Method._direct_stream
     _call = StreamUnaryCall
     _intercepted = staticmethod(aio_intercept.stream_unary)
@@ -175,7 +169,6 @@ class StreamUnary(_Method, grpc.aio.StreamUnaryMultiCallable):  # type: ignore[t
 class StreamStream(_Method, grpc.aio.StreamStreamMultiCallable):  # type: ignore[type-arg]
     """`channel.stream_stream(...)`"""
 
-    _arity = "stream_stream"
     _direct = _Method._direct_stream
     _call = StreamStreamCall
     _intercepted = staticmethod(aio_intercept.stream_stream)

@@ -85,7 +85,7 @@ class AioContinued:
     def __init__(self, arity: str, continuation: Callable[..., Any], details: Any) -> None:
         self._continuation = continuation
         self._method = details.method
-        self._wait_for_ready = details.wait_for_ready
+        self._wait_for_ready = getattr(details, "wait_for_ready", None)
         self._call: Callable[..., Any] = _AIO_CALLS[arity]
         self._native: Any = AioFeeding(self, plain=True) if arity.startswith("stream") else self
 

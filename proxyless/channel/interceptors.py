@@ -23,6 +23,7 @@ from proxyless.channel.messages import Messages, messages_of
 from proxyless.channel.sync import MeshChannel
 from proxyless.channel.sync_stream import StreamStream, UnaryStream
 from proxyless.channel.sync_unary import StreamUnary, UnaryUnary
+from proxyless.errors import Finished
 
 log = logging.getLogger("proxyless")
 
@@ -115,17 +116,17 @@ class Interceptor(
 
     def intercept_unary_stream(self, continuation: Any, client_call_details: Any, request: Any) -> Any:
         callee = self._callee("unary_stream", continuation, client_call_details, request)
-        return callee(request, *_options(client_call_details))
+        return callee(request, **options_of(client_call_details))
 
     def intercept_stream_stream(self, continuation: Any, client_call_details: Any, request_iterator: Any) -> Any:
         callee = self._callee("stream_stream", continuation, client_call_details, request_iterator)
-        return callee(request_iterator, *_options(client_call_details))
+        return callee(request_iterator, **options_of(client_call_details))
 
     def _one_response(self, arity: str, continuation: Any, details: Any, request: Any) -> Any:
         callee = self._callee(arity, continuation, details, request)
         if is_blocking(continuation):
-            return Answer(*callee.with_call(request, *_options(details)))
-        return callee.future(request, *_options(details))
+            return Answer(*callee.with_call(request, **options_of(details)))
+        return callee.future(request, **options_of(details))
 
     def _callee(self, arity: str, continuation: Any, details: Any, request: Any) -> Any:
         method = details.method.decode() if isinstance(details.method, bytes) else details.method
@@ -136,42 +137,22 @@ class Interceptor(
         return f"<interceptor of the mesh for {self._given.service!r}>"
 
 
-def _options(details: Any) -> tuple[Any, ...]:
-    """What may be missing: other interceptors make details of their own."""
+def options_of(details: Any) -> dict[str, Any]:
+    """How the call is to be made. What may be missing is: other interceptors make details of their own."""
     names = ("timeout", "metadata", "credentials", "wait_for_ready", "compression")
-    return tuple(getattr(details, name, None) for name in names)
-
-
-class _Given:
-    """A method on the channel that was wrapped, for one call: its attempts are made by the continuation."""
-
-    def __init__(self, channel: MeshChannel, method: str, wires: Continued) -> None:
-        self._channel = channel
-        self._method = method
-        self._wires: Any = wires
-
-
-class _GivenUnaryUnary(_Given, UnaryUnary): ...  # type: ignore[misc]
-
-
-class _GivenUnaryStream(_Given, UnaryStream): ...  # type: ignore[misc]
-
-
-class _GivenStreamUnary(_Given, StreamUnary): ...
-
-
-class _GivenStreamStream(_Given, StreamStream): ...
+    return {name: getattr(details, name, None) for name in names}
 
 
 _GIVEN: dict[str, Any] = {
-    "unary_unary": _GivenUnaryUnary,
-    "unary_stream": _GivenUnaryStream,
-    "stream_unary": _GivenStreamUnary,
-    "stream_stream": _GivenStreamStream,
+    "unary_unary": UnaryUnary,
+    "unary_stream": UnaryStream,
+    "stream_unary": StreamUnary,
+    "stream_stream": StreamStream,
 }
+"""A method on the channel that was wrapped, for one call: its attempts are made by the continuation."""
 
 
-class Answer(grpc.Call, grpc.Future):  # type: ignore[type-arg]
+class Answer(Finished):
     """The response that a blocking call ended with, in the shape in which interceptors return it."""
 
     def __init__(self, response: Any, call: Any) -> None:
@@ -186,27 +167,6 @@ class Answer(grpc.Call, grpc.Future):  # type: ignore[type-arg]
 
     def traceback(self, timeout: float | None = None) -> None:
         return None
-
-    def add_done_callback(self, fn: Any) -> None:
-        fn(self)
-
-    def cancel(self) -> bool:
-        return False
-
-    def cancelled(self) -> bool:
-        return False
-
-    def running(self) -> bool:
-        return False
-
-    def done(self) -> bool:
-        return True
-
-    def is_active(self) -> bool:
-        return False
-
-    def add_callback(self, callback: Any) -> bool:
-        return False
 
     def time_remaining(self) -> float | None:  # type: ignore[override]
         return self._call.time_remaining()  # type: ignore[no-any-return]

@@ -6,8 +6,8 @@ connection: those belong to the mesh and are shared, so a channel is cheap to ma
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Callable, Sequence
+from typing import Any, TypeVar
 from weakref import WeakSet
 
 import grpc
@@ -19,9 +19,12 @@ from proxyless.channel.requests import replay_cap
 from proxyless.channel.subchannel import Profile, abandon, freeze, members
 from proxyless.channel.sync_stream import StreamStream, UnaryStream
 from proxyless.channel.sync_unary import StreamUnary, UnaryUnary
+from proxyless.channel.wires import SyncWires
 from proxyless.context import SCOPE
 from proxyless.errors import InvalidMetadata
 from proxyless.script import Replay, Rpc
+
+Method = TypeVar("Method")
 
 
 class MeshChannel(grpc.Channel):
@@ -73,6 +76,12 @@ class MeshChannel(grpc.Channel):
         if scope is not None:
             scope.join(call, _cancel)
 
+    def _method(self, kind: Callable[..., Method], arity: str, signature: tuple[Any, ...]) -> Method:
+        method, serialize, deserialize, registered = signature
+        name = method.decode() if isinstance(method, bytes) else method
+        wires = SyncWires(arity, (name, serialize, deserialize, bool(registered)), self.profile, self.subchannels)
+        return kind(self, name, wires)
+
     # The fourth argument is positional for `grpc.intercept_channel`, by name for generated stubs.
 
     def unary_unary(
@@ -82,7 +91,8 @@ class MeshChannel(grpc.Channel):
         response_deserializer: Any = None,
         _registered_method: bool | None = False,
     ) -> UnaryUnary:
-        return UnaryUnary(self, _text(method), request_serializer, response_deserializer, _registered_method)
+        signature = (method, request_serializer, response_deserializer, _registered_method)
+        return self._method(UnaryUnary, "unary_unary", signature)
 
     def unary_stream(
         self,
@@ -91,7 +101,8 @@ class MeshChannel(grpc.Channel):
         response_deserializer: Any = None,
         _registered_method: bool | None = False,
     ) -> UnaryStream:
-        return UnaryStream(self, _text(method), request_serializer, response_deserializer, _registered_method)
+        signature = (method, request_serializer, response_deserializer, _registered_method)
+        return self._method(UnaryStream, "unary_stream", signature)
 
     def stream_unary(
         self,
@@ -100,7 +111,8 @@ class MeshChannel(grpc.Channel):
         response_deserializer: Any = None,
         _registered_method: bool | None = False,
     ) -> StreamUnary:
-        return StreamUnary(self, _text(method), request_serializer, response_deserializer, _registered_method)
+        signature = (method, request_serializer, response_deserializer, _registered_method)
+        return self._method(StreamUnary, "stream_unary", signature)
 
     def stream_stream(
         self,
@@ -109,7 +121,8 @@ class MeshChannel(grpc.Channel):
         response_deserializer: Any = None,
         _registered_method: bool | None = False,
     ) -> StreamStream:
-        return StreamStream(self, _text(method), request_serializer, response_deserializer, _registered_method)
+        signature = (method, request_serializer, response_deserializer, _registered_method)
+        return self._method(StreamStream, "stream_stream", signature)
 
     def subscribe(self, callback: Any, try_to_connect: bool | None = False) -> None:
         """Tell `callback` of every change of the channel's connectivity, beginning with the present one."""
@@ -183,7 +196,3 @@ def describe(service: str, snapshot: Any, kind: str) -> str:
 
 def _cancel(call: Any) -> None:
     call.cancel()
-
-
-def _text(method: str | bytes) -> str:
-    return method.decode() if isinstance(method, bytes) else method

@@ -222,13 +222,11 @@ class StreamCall(grpc.Call, grpc.Future):  # type: ignore[type-arg]
 class _StreamResponse:
     """What unary-stream and stream-stream have in common."""
 
-    _arity: str
-
-    def __init__(self, channel: MeshChannel, method: str, serialize: Any, deserialize: Any, registered: Any) -> None:
+    def __init__(self, channel: MeshChannel, method: str, wires: Any) -> None:
+        """`wires` are `SyncWires`, or where the calls stay on a channel that was given to the mesh, `Continued`."""
         self._channel = channel
         self._method = method
-        signature = (method, serialize, deserialize, bool(registered))
-        self._wires = SyncWires(self._arity, signature, channel.profile, channel.subchannels)
+        self._wires = wires
 
     def __call__(
         self,
@@ -246,13 +244,9 @@ class _StreamResponse:
 class UnaryStream(_StreamResponse, grpc.UnaryStreamMultiCallable):  # type: ignore[misc, type-arg]
     """`channel.unary_stream(...)`"""
 
-    _arity = "unary_stream"
-
 
 class StreamStream(_StreamResponse, grpc.StreamStreamMultiCallable):  # type: ignore[type-arg]
     """`channel.stream_stream(...)`"""
-
-    _arity = "stream_stream"
 
     def __call__(  # type: ignore[override]
         self,

@@ -15,7 +15,6 @@ from proxyless.channel.requests import Requests
 from proxyless.channel.sync_branches import Branches
 from proxyless.channel.sync_future import CallFuture
 from proxyless.channel.sync_scoped import pause
-from proxyless.channel.wires import SyncWires
 from proxyless.context import SCOPE, caller_has_gone
 from proxyless.errors import MeshRpcError
 from proxyless.model.codes import Code
@@ -31,13 +30,11 @@ _TAKE_TIME = (Sleep, Wait, Race)
 class _UnaryResponse:
     """What unary-unary and stream-unary have in common: everything but what the first argument is."""
 
-    _arity: str
-
-    def __init__(self, channel: MeshChannel, method: str, serialize: Any, deserialize: Any, registered: Any) -> None:
+    def __init__(self, channel: MeshChannel, method: str, wires: Any) -> None:
+        """`wires` are `SyncWires`, or where the calls stay on a channel that was given to the mesh, `Continued`."""
         self._channel = channel
         self._method = method
-        signature = (method, serialize, deserialize, bool(registered))
-        self._wires = SyncWires(self._arity, signature, channel.profile, channel.subchannels)
+        self._wires = wires
 
     def __call__(
         self,
@@ -136,13 +133,9 @@ class _UnaryResponse:
 class UnaryUnary(_UnaryResponse, grpc.UnaryUnaryMultiCallable):  # type: ignore[misc, type-arg]
     """`channel.unary_unary(...)`"""
 
-    _arity = "unary_unary"
-
 
 class StreamUnary(_UnaryResponse, grpc.StreamUnaryMultiCallable):  # type: ignore[type-arg]
     """`channel.stream_unary(...)`"""
-
-    _arity = "stream_unary"
 
     # As above, with the first argument's own name: callers may give it by name.
 

@@ -155,6 +155,11 @@ class AioWires:
             by_node[rpc.node] = native
         return native
 
+    def renamed(self, method: str) -> AioWires:
+        """Another method, whose messages are written and read alike."""
+        signature = (method, *self.signature[1:3], False)
+        return AioWires(self._arity, signature, self._profile, self._subchannels, self._loop_ended)
+
     @property
     def streams(self) -> bool:
         """Whether the response is a stream."""
