@@ -331,7 +331,8 @@ class Simulation:
                 call.adopted = chosen
                 for other in call.branches:
                     if other is not chosen and (other.outcome is None or other.outcome.open):
-                        call.effects.append(f"cancel {other.rpc.node.address.removesuffix(':1')}")
+                        node = getattr(other.rpc, "node", None)  # none yet, where it waits for one
+                        call.effects.append(f"cancel {node.address.removesuffix(':1') if node else 'nobody'}")
                         self.abandon(other)
                 if not chosen.outcome.open:
                     self._later(call, now, chosen.outcome)

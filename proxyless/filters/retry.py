@@ -12,6 +12,9 @@ from proxyless.policy.idempotent import is_idempotent
 from proxyless.policy.pushback import pushback
 from proxyless.script import Outcome, Rpc, Script, Service, sleep
 
+EARLY = 0.1
+"""Of a try's time: a server that was told of it may end the call a little before we do, and means the same."""
+
 
 def retry(rpc: Rpc, next: Service) -> Script[Outcome]:
     """Make the call, and make it again where it failed in a way that may be mended by that."""
@@ -25,6 +28,7 @@ def retry(rpc: Rpc, next: Service) -> Script[Outcome]:
         rpc.replay.keep()
     try:
         while True:
+            bound = None
             if policy.per_try_timeout:
                 bound = rpc.now + policy.per_try_timeout
                 rpc.deadline = bound if limit is None else min(bound, limit)
@@ -37,7 +41,8 @@ def retry(rpc: Rpc, next: Service) -> Script[Outcome]:
                 return outcome
             timed_out = (
                 outcome.code == Code.DEADLINE_EXCEEDED
-                and bool(policy.per_try_timeout)
+                and bound is not None
+                and bound - rpc.now <= EARLY * (policy.per_try_timeout or 0.0)
                 and (limit is None or rpc.now < limit)
             )
             if outcome.refused or not planned.may_retry(outcome, timed_out):

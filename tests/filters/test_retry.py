@@ -104,6 +104,26 @@ def test_a_per_try_timeout_of_0s_is_none() -> None:
     assert late.code == Code.DEADLINE_EXCEEDED
 
 
+@pytest.mark.parametrize(
+    ("on", "after", "tries"),
+    [
+        ("[reset]", 0.1, 1),  # the server's own word: its callee was late, or its clock is its own
+        ("[reset]", 0.95, 2),  # it was told of our time, and was quicker to say so
+        ("[5xx]", 0.1, 2),
+        ("[gateway-error]", 0.1, 2),
+        ("[deadline-exceeded]", 0.1, 2),
+        ("[unavailable]", 0.95, 1),
+    ],
+)
+def test_a_server_that_says_it_was_too_late_is_no_per_try_timeout(on: str, after: float, tries: int) -> None:
+    """ "gateway-error: … DEADLINE_EXCEEDED (server-sent) or reset", and `reset` is what no server has said."""
+    simulation = Simulation(retrying(f"attempts: 1, perTryTimeout: 1s, on: {on}", names="a").snapshot())
+    simulation.behaviours["a"] = Reply(Outcome(Code.DEADLINE_EXCEEDED, "too late"), after=after)
+    call = simulation.call(ENTRY, rpc(simulation.snapshot))
+    simulation.run()
+    assert call.effects.count("send a") == tries
+
+
 def test_a_per_try_timeout_is_not_tried_again_where_the_policy_names_none() -> None:
     """By default only what is known not to have been done is tried again."""
     effects, outcome = play(ENTRY, rpc(retrying("attempts: 3, perTryTimeout: 250ms").snapshot()), a=NEVER)
