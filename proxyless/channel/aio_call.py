@@ -15,7 +15,7 @@ import grpc
 
 from proxyless.channel import wire
 from proxyless.channel.aio_branches import AioBranch, AioBranches, beside
-from proxyless.channel.aio_endings import anew, call_back, ending
+from proxyless.channel.aio_endings import anew, call_back, cancel, ending
 from proxyless.channel.aio_shadow import AioFeed
 from proxyless.channel.news import await_news
 from proxyless.channel.wires import AioWires
@@ -235,7 +235,7 @@ class Driven:
         self._rpc.now = self._channel.clock()
         self._close_script()
         if self._native is not None:
-            self._native.cancel()
+            cancel(self._native)
         if self._rest is not None:
             self._rest.cancel()
         self._finish(self._outcome)
@@ -314,9 +314,10 @@ class Driven:
                 raise self._error(self._outcome)
             try:
                 return await native.wait_for_connection()  # type: ignore[no-any-return]
-            except grpc.aio.AioRpcError:
+            except grpc.aio.AioRpcError as error:
                 if not await self._goes_on_after(native):
-                    raise
+                    assert self._outcome is not None
+                    raise (self._error(self._outcome) if self._outcome.code else error) from None
 
     def __repr__(self) -> str:
         state = "under way" if self._outcome is None else Code(self._outcome.code).name

@@ -29,6 +29,16 @@ async def ending(rpc: Rpc, native: Any) -> Outcome:
     return wire.failure(error)
 
 
+def cancel(native: Any) -> None:
+    """End an attempt from outside, and with it the waiting of whoever writes to it: grpcio's `write` waits until the
+    initial metadata is sent, and for ever where the call is cancelled before. It keeps that event in private (1.85.3);
+    where it no longer does, we are no better than it."""
+    native.cancel()
+    sent = getattr(native, "_metadata_sent", None)
+    if sent is not None:
+        sent.set()
+
+
 def anew(error: BaseException) -> BaseException:
     """An error of grpcio's for whoever asks, as its own calls make one each time. An error that was raised knows the
     frames that it came through, and these know the call: did the call know it, all three would wait for the garbage

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterable, AsyncIterator
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NoReturn
 
 import grpc
 
@@ -168,8 +168,10 @@ async def write(call: Driven, request: Any) -> None:
         await (await call._present()).write(request)  # grpcio has words for who writes beside an iterator
         return
     native = await call._present()
+    if call.done():
+        raise asyncio.InvalidStateError(_FINISHED)
     if written.closed:
-        raise asyncio.InvalidStateError(_FINISHED if call.done() else _HALF_CLOSED)
+        raise asyncio.InvalidStateError(_HALF_CLOSED)
     number = written.count
     written.count += 1
     if written.attempts == 1:
@@ -185,13 +187,24 @@ async def write(call: Driven, request: Any) -> None:
             else:
                 await _handed(written, number, native)
             return
-        except (grpc.aio.AioRpcError, asyncio.InvalidStateError):
-            if not native.done() or not await call._goes_on_after(native):
+        except (grpc.aio.AioRpcError, asyncio.InvalidStateError) as error:
+            if not native.done():
                 raise
+            if not await call._goes_on_after(native):
+                _raise_end(call, error, written.attempts)
         except asyncio.CancelledError:
             call.cancel()
             raise
         native = await call._present()
+
+
+def _raise_end(call: Driven, error: Exception, attempts: int) -> NoReturn:
+    """The call ended while a message was being written: whoever writes is told how, as by grpcio. How that attempt
+    ended may be something else; and who began to write when it was over already is told that."""
+    outcome = call._outcome
+    if outcome is None or outcome.code == 0 or (attempts == 1 and not isinstance(error, grpc.aio.AioRpcError)):
+        raise error
+    raise call._error(outcome) from None
 
 
 async def _handed(written: Written, number: int, native: Any) -> None:

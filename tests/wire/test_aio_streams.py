@@ -9,7 +9,7 @@ from typing import Any
 import grpc
 import pytest
 
-from tests.wire.echo import Request
+from tests.wire.echo import Request, dead_address
 from tests.wire.ways import Net, either_way, soon
 
 _ENDLESS = Request(message="m", count=100_000, delay_ms=2)
@@ -202,6 +202,43 @@ def test_a_writer_that_is_cancelled_cancels_the_stream(net: Net, way: str) -> No
         assert await call.code() is grpc.StatusCode.CANCELLED
 
     net.run(way, scene)
+
+
+@either_way
+@pytest.mark.parametrize("patient", [False, True], ids=["", "wait_for_ready"])
+def test_a_writer_is_told_how_the_call_ends(net: Net, way: str, patient: bool) -> None:
+    """Who is writing, or waiting for a connection, when the call ends for want of one is raised what it ended with."""
+    net.endpoints(dead_address())
+    code = grpc.StatusCode.DEADLINE_EXCEEDED if patient else grpc.StatusCode.UNAVAILABLE
+
+    async def scene(stub: Any) -> None:
+        for begin in (stub.BidiStream, stub.ClientStream):
+            for waits in ("write", "wait_for_connection"):
+                call = begin(timeout=0.5, wait_for_ready=patient)
+                with pytest.raises(grpc.aio.AioRpcError) as raised:
+                    await (call.write(Request()) if waits == "write" else call.wait_for_connection())
+                assert raised.value.code() is await call.code() is code
+
+    net.run(way, scene)
+
+
+def test_a_cancelled_call_keeps_nobody_waiting(net: Net) -> None:
+    """Where a call is cancelled before its initial metadata is sent, those who write to grpcio's own wait for ever."""
+    net.server()
+
+    async def scene(stub: Any) -> None:
+        for turns in range(12):
+            call = stub.BidiStream()
+            waiting = [asyncio.ensure_future(each) for each in (call.write(_HANG), call.wait_for_connection())]
+            for _ in range(turns):
+                await asyncio.sleep(0)
+            call.cancel()
+            _, left = await asyncio.wait(waiting, timeout=5.0)
+            assert not left
+            await asyncio.gather(*waiting, return_exceptions=True)
+            assert await call.code() is grpc.StatusCode.CANCELLED
+
+    net.run("mesh", scene)
 
 
 @either_way
