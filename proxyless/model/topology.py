@@ -6,7 +6,7 @@ import ipaddress
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Annotated, Any
+from typing import Annotated
 
 from proxyless.model.findings import Invalid
 from proxyless.model.quantities import STRICT, AtMost, Name, Shaped, checked
@@ -171,9 +171,3 @@ class Watched:
 
     def __str__(self) -> str:
         return f"{self.service}@{self.datacenter}" if self.datacenter else self.service
-
-
-MANY = AtMost(1024)
-"""Routes, subsets, labels: far more than anybody reads, few enough that a hostile document stays cheap."""
-
-Entry = Mapping[str, Any]

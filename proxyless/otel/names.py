@@ -112,7 +112,6 @@ STATUSES = tuple(
 )
 """By number (`grpc:doc/statuscodes.md`)."""
 BREAKER_STATES = ("CLOSED", "OPEN", "HALF_OPEN")
-ENDPOINT_STATES = ("healthy", "warning", "unreachable", "ejected", "probing")
 
 
 def target(service: str) -> str:

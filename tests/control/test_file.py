@@ -162,6 +162,7 @@ def edited(old: str, new: str) -> str:
         ("services: [web]", "services (line 1): must be a mapping of names to documents"),
         ("services: {}\nservice: web", "service (line 2): is not a key that is known here"),
         ("service: [web]", "service (line 1): must be the name of a service"),
+        ('service: ""', "service (line 1): must be the name of a service"),
         ("routes: []", "a file for one service alone says which: service: NAME"),
         (edited("a:1", "nowhere"), "endpoints.web[0].address (line 11): must be host:port"),
         (edited("weight: 3", "weight: 70000"), "endpoints.web[0].weight (line 11): must be 0 to 65535"),

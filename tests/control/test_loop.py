@@ -306,6 +306,12 @@ def test_what_is_in_doubt_is_not_written_to_disk() -> None:
     assert believed[0]["services/web"].text == GONE % "good"
     hearing.loop.stale("documents", "down")
     assert hearing.loop.believed() is None
+    doubted, written = Hearing("web").says(web=GONE % "good"), []
+    doubted.loop.on_change = lambda: written.append(doubted.loop.believed())
+    doubted.loop.suspicious("documents", "all are gone")
+    assert doubted.loop.believed() is None
+    doubted.loop.fresh("documents")
+    assert written == [doubted.loop.believed()] != [None]  # what changed meanwhile is written as soon as it may be
     restored = Hearing("web")
     restored.loop.restore({}, {Watched("web"): [Endpoint("a:1")]})
     assert restored.loop.believed() is None

@@ -211,6 +211,15 @@ def test_a_picker_with_an_order_of_its_own_says_who_comes_next() -> None:
     assert play(balance, call)[0] == ["send e"]
 
 
+def test_who_stands_before_the_place_that_was_drawn_is_looked_at_too() -> None:
+    """Chance says where the search among all members begins, and it goes round: nobody is left out by where it does."""
+    members = [node(name) for name in "abc"]
+    route = planned(*members, picker=InTurn(members[2]))
+    call = on_route(route, rng=lambda: 0.99)
+    call.tried = (members[2],)
+    assert play(balance, call)[0] == ["send a"]
+
+
 def test_where_nobody_in_that_order_suits_the_best_of_them_is_taken() -> None:
     """A locality's picker names its own members only: all of them tried is no reason to leave it."""
     members = [node(name) for name in "abc"]

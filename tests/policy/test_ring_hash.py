@@ -256,6 +256,19 @@ def test_a_key_stays_where_it_is_while_there_is_room() -> None:
     assert [bounded.pick(Asks(random.random, START, key)) for key in hot] == once
 
 
+def test_the_bound_is_the_mean_with_this_call_rounded_up() -> None:
+    """ "hash_balance_factor/100 times the average": 13 calls with this one, at 125 % 16.25 slots, are 17 among four."""
+    members = fleet(4)
+    made = picker("ring_hash", members, hash_balance_factor=125)
+    (key, *_) = (key for key in users(50) if picker("ring_hash", members).at(key) is members[0])
+    for member, under_way in zip(members, (5, 3, 2, 2), strict=True):
+        member.inflight = under_way
+    assert made.pick(Asks(random.random, START, key)) is members[0]
+    members[0].inflight = 6  # 14 calls are 18 slots, a quarter of them 4.5
+    made = picker("ring_hash", members, hash_balance_factor=125)
+    assert made.pick(Asks(random.random, START, key)) is not members[0]
+
+
 def test_where_all_are_full_the_least_full_is_taken() -> None:
     """A bound below what is under way is no reason to refuse a call."""
     members = fleet(3)

@@ -73,6 +73,18 @@ def picks(members: Sequence[Node], picker: Picker, number: int, now: float = STA
     return [counts[member] for member in members]
 
 
+def test_an_edit_goes_on_with_the_weights_there_were() -> None:
+    """A new picker over the same nodes begins with what they have reported, and not with a turn of them all."""
+    half = 2 * AT_ONCE
+    reports = [report(app=0.1, qps=10)] * half + [report(app=0.1, qps=1000)] * half
+    members, _ = reporting(reports, START)
+    block = balancing("weighted_round_robin")
+    made = BALANCERS["weighted_round_robin"](members, [1] * len(members), block, lambda: 0.25)
+    # Fewer than the picks that it takes to look at all reports anew; a turn would begin with the light ones.
+    first = [made.pick(Asks(random.random, START)) for _ in range(4)]
+    assert [member in members[half:] for member in first] == [True] * 4
+
+
 @pytest.mark.parametrize("row", rows("05_wrr_edf_rr.json", only=lambda row: row["id"] in MINE))
 def test_turns_are_those_of_c_core(row: Mapping[str, Any]) -> None:
     """static_stride_scheduler_test.cc and weighted_round_robin_test.cc."""

@@ -1,10 +1,10 @@
 """The balancers: one file a policy, and the table of them. A new one is one file and one line here.
 
-A balancer is a function `(nodes, weights, policy) -> Picker`, called at every swap; the picker is thrown away
-with its snapshot, the nodes stay. `nodes` and `weights` are of one length, every weight is at least 1, and
-both may be empty. `tests/contract/test_balancers.py` holds every entry to that. One that has `prepare(nodes,
-weights, policy)` is long at work: it yields between steps, so that the thread which builds can let callers run,
-and is quick afterwards. One that has `hashes = True` is given `info.hash`.
+A balancer is a function `(nodes, weights, policy, rng) -> Picker`, called at every swap; the picker is thrown away
+with its snapshot, the nodes stay. `rng` draws from [0, 1), for what the picker begins with. `nodes` and `weights`
+are of one length, every weight is at least 1, and both may be empty. `tests/contract/test_balancers.py` holds every
+entry to that. One that has `prepare(nodes, weights, policy)` is long at work: it yields between steps, so that the
+thread which builds can let callers run, and is quick afterwards. One that has `hashes = True` is given `info.hash`.
 """
 
 from __future__ import annotations
