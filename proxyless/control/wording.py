@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import difflib
 import json
+import re
 from collections.abc import Iterable, Iterator, Mapping
 from itertools import islice
 from typing import Any, TypeAlias
@@ -185,7 +186,11 @@ def _way_out(wanted: str, given: Any, path: Path, kind: Any) -> str:
     if given is None:
         return "leave the key out where there is nothing to say"
     if isinstance(given, str) and wanted in ("a number", "a whole number", "true or false"):
-        return "write it without quotes"
+        # What is text without any quotes too (0x10, 1_000, yes) has none to be left out.
+        meant = given.removesuffix("%").strip()
+        if not _PLAIN[wanted].fullmatch(meant):
+            return ""
+        return "write it without quotes" if meant == given else f"write it as {meant}"
     if wanted == "text" and isinstance(given, (bool, int, float)):
         return "put it in quotes"
     if wanted == "a list":
@@ -195,6 +200,11 @@ def _way_out(wanted: str, given: Any, path: Path, kind: Any) -> str:
     return ""
 
 
+_PLAIN = {
+    "a number": re.compile(r"-?(0|[1-9][0-9]{0,20})(\.[0-9]{1,20})?"),
+    "a whole number": re.compile(r"-?(0|[1-9][0-9]{0,20})"),
+    "true or false": re.compile("true|false"),
+}
 _MISSING = ("missing", "missing_argument")
 _WANTED = {
     "string_type": "text",

@@ -243,3 +243,29 @@ def test_what_a_slip_hides_is_looked_for_without_inventing_more() -> None:
     ]
     assert told("routes: [{split: [{}, 7]}]") == ["routes[0].split[1] (line 1): must be a mapping, got 7 (a number)"]
     assert told("routes: [{match: [{grpc: {}}]}]") == ["routes[0].match[0].grpc.service (line 1): is required"]
+
+
+@pytest.mark.parametrize(
+    ("written", "way_out"),
+    [
+        ('"90"', "; write it without quotes"),
+        ("90%", "; write it as 90"),
+        ("0.5 %", "; write it as 0.5"),
+        ("0x10", ""),
+        ("1_000", ""),
+        ("ten", ""),
+    ],
+)
+def test_who_wrote_no_quotes_is_not_told_to_leave_them_out(written: str, way_out: str) -> None:
+    """A weight of 90% is text to YAML as it stands: what is said has to be a way out."""
+    (said,) = told(f"routes:\n- split: [{{weight: {written}}}]\n")
+    assert said.startswith("routes[0].split[0].weight (line 2): must be a number, got ")
+    assert said.partition(" (text)")[2] == way_out
+
+
+@pytest.mark.parametrize(("written", "way_out"), [('"true"', "; write it without quotes"), ("yes", ""), ("on", "")])
+def test_yes_and_on_are_no_booleans_and_have_no_quotes(written: str, way_out: str) -> None:
+    """They are text in YAML 1.2."""
+    (said,) = told(f"discovery: {{onlyPassing: {written}}}\n")
+    assert said.startswith("discovery.onlyPassing (line 1): must be true or false, got ")
+    assert said.partition(" (text)")[2] == way_out
