@@ -17,11 +17,11 @@ from typing import Any, Final, Protocol
 
 from proxyless.control import RawDocument, Sink
 from proxyless.control.agent_place import AgentPlace
-from proxyless.control.consul_documents import OK, Documents
+from proxyless.control.consul_documents import FORBIDDEN, OK, Documents
 from proxyless.control.consul_endpoints import Endpoints
 from proxyless.control.consul_http import ConsulClient
 from proxyless.control.consul_settings import ConsulSettings
-from proxyless.control.watcher import Answer, News, Watcher
+from proxyless.control.watcher import FLOORS, Answer, News, Unanswered, Watcher
 from proxyless.model.topology import Endpoint, Locality, Watched
 
 DOCUMENTS: Final = "documents"
@@ -261,11 +261,18 @@ class ConsulSource:
         return [("stale", "")] if self.settings.stale else []
 
     def _is_elsewhere(self, datacenter: str, client: ConsulClient) -> bool:
-        """Whether it is another than the agent's own. If the agent won't say, what is named is another."""
+        """Whether it is another than the agent's own. If we may not ask the agent, what is named is another."""
         if not self._own_datacenter:
             answer = client.read("agent/self")
-            if answer.status == OK:
+            if answer.status == FORBIDDEN or (400 <= answer.status < 500 and answer.status not in FLOORS):
+                return True
+            # What passes, taken for a no, would send calls to WAN addresses for as long as we run.
+            if answer.status != OK:
+                raise Unanswered(f"the agent won't say its datacenter: it answered {answer.status}")
+            try:
                 self._own_datacenter = str(json.loads(answer.body)["Config"]["Datacenter"])
+            except (ValueError, KeyError, TypeError, RecursionError):
+                raise Unanswered("what the agent says of itself names no datacenter: is that really Consul?") from None
         return datacenter != self._own_datacenter
 
 

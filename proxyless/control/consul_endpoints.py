@@ -8,12 +8,13 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Sequence
+from typing import Any
 from urllib.parse import quote
 
 from proxyless.control.consul_documents import FORBIDDEN, OK, Ask
 from proxyless.control.instances import Instances
 from proxyless.control.vanishing import LATER, SOON, UNTIL_IT_MOVES, Stragglers, Vanishing
-from proxyless.control.watcher import News, Unanswered
+from proxyless.control.watcher import Answer, News, Unanswered
 from proxyless.model.topology import Endpoint
 
 
@@ -124,9 +125,9 @@ class Endpoints:
         if self._ask(f"discovery-chain/{quote(self._service, safe='')}").status == FORBIDDEN:
             return f"the token may not read the service {self._service}; {self._grant()}"
         services = self._ask("catalog/services")
-        if services.status == OK and self._service in json.loads(services.body):
+        if services.status == OK and self._service in _read(services, dict):
             again = self._ask(self.path)
-            if again.status == OK and json.loads(again.body):
+            if again.status == OK and _read(again, list):
                 return ""  # somebody registered between the two answers: the next one tells
             hidden = f"the service {self._service} has instances, but the token may not see them"
             return f"{hidden}; {self._grant()}"
@@ -135,3 +136,14 @@ class Endpoints:
     def _grant(self) -> str:
         read = '{ policy = "read" }'
         return f'it needs service "{self._service}" {read} and node_prefix "" {read}'
+
+
+def _read(answer: Answer, kind: type[Any]) -> Any:
+    """What stands in an answer that is asked for beside the watch."""
+    try:
+        read = json.loads(answer.body)
+    except (ValueError, RecursionError):
+        read = None
+    if not isinstance(read, kind):
+        raise Unanswered("what Consul says of its services is not what Consul says: is that really Consul?")
+    return read

@@ -237,6 +237,10 @@ def _reason(error: BaseException, timeout: float) -> str:
         return f"no connection within {CONNECT_WITHIN:g} s"
     if names & {"ReadTimeout", "ReadTimeoutError"} or isinstance(seen[-1], TimeoutError):
         return f"no answer within {timeout:.1f} s"
+    if names & {"IncompleteRead", "InvalidChunkLength"}:
+        return "the connection ended in the middle of the answer"
+    if "DecodeError" in names:
+        return "the answer can't be decompressed"
     last = seen[-1]
     if isinstance(last, ssl.SSLError):
         return f"TLS failed: {getattr(last, 'verify_message', '') or last.reason or last}"

@@ -8,11 +8,14 @@ tested in virtual time.
 
 from __future__ import annotations
 
+import logging
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from hashlib import blake2b
 from typing import Final, TypeAlias
+
+log = logging.getLogger("proxyless")
 
 SLACK: Final = 5.0
 """Seconds that an answer may take beyond the time for which the agent holds a query."""
@@ -134,8 +137,15 @@ class Watcher:
 
     def run(self) -> None:
         """Round after round, until `sleep` says to stop."""
-        while not self._sleep(self.round()):
-            pass
+        pause, stopped = 0.0, False
+        while not stopped:
+            try:
+                pause = self.round()
+            except Exception:
+                # Of whoever was told, for nothing else is left: no reason to be blind from now on.
+                log.exception("what a watch told could not be taken in; it goes on in %g s", CAP)
+                pause = CAP
+            stopped = self._sleep(pause)
 
     def round(self) -> float:
         """Ask once, deal with the answer, and say how long to pause."""

@@ -12,6 +12,7 @@ from tests.agent import ConsulAgent
 from tests.consul.lying_proxy import (
     Lie,
     LyingProxy,
+    Reply,
     dripping,
     failing,
     honest,
@@ -119,7 +120,7 @@ def test_broken_answers_change_nothing(consul: ConsulAgent, proxy: LyingProxy, p
         started = time.monotonic()
         consul.put_kv(f"{prefix}/mesh", "new")
         consul.register(web.service, 5002)
-        sink.until("stale", lambda _: True, since=started)
+        sink.until("stale", lambda reason: "Error" not in reason and "Incomplete" not in reason, since=started)
         time.sleep(1.0)
         assert proxy.count(started, "recurse") <= 10
         assert [documents["mesh"] for documents in sink.all("documents")] == ["old"]
@@ -128,6 +129,36 @@ def test_broken_answers_change_nothing(consul: ConsulAgent, proxy: LyingProxy, p
         sink.until("documents", mesh_is("new"))
         sink.until("endpoints", lambda addresses: len(addresses) == 2)
         sink.until("fresh", lambda _: True, since=started)
+
+
+def test_an_agent_that_fails_to_say_its_datacenter_is_asked_again(
+    consul: ConsulAgent, proxy: LyingProxy, prefix: str
+) -> None:
+    """Taken for another datacenter's, its services would be called at their WAN addresses for good."""
+    web = Watched(prefix.replace("/", "-"), "dc1")
+    wan = {"wan": {"Address": "192.0.2.7", "Port": 443}}
+    body = {"Name": web.service, "Address": "127.0.0.1", "Port": 5001, "TaggedAddresses": wan}
+    consul.do("PUT", "agent/service/register", body)
+    proxy.lie = lambda path, headers, reply: failing(path, headers, reply) if "agent/self" in path else reply
+    with following(proxy.address, web, query=f"?prefix={prefix}") as (_, sink):
+        sink.until("stale", lambda reason: reason == "the agent won't say its datacenter: it answered 500")
+        proxy.lie = honest
+        sink.until("endpoints", lambda addresses: addresses == ["127.0.0.1:5001"])
+        assert len(sink.all("endpoints")) == 1
+
+
+@pytest.mark.parametrize("body", [b"<html>", b"null", b"[]", b"[" * 100_000], ids=lambda body: str(body[:6]))
+@pytest.mark.parametrize("where", ["agent/self", "catalog/services"])
+def test_answers_beside_a_watch_are_doubted_in_plain_words(
+    consul: ConsulAgent, proxy: LyingProxy, prefix: str, where: str, body: bytes
+) -> None:
+    """A page of somebody else's is an outage of that watch, and says so; nobody reads a TypeError at night."""
+    nobody = Watched(prefix.replace("/", "-")[:50], "dc1")
+    proxy.lie = lambda path, _, reply: Reply(200, reply.headers, body) if where in path else reply
+    with following(proxy.address, nobody, query=f"?prefix={prefix}") as (_, sink):
+        sink.until("stale", lambda reason: reason.startswith("what ") and reason.endswith("is that really Consul?"))
+        proxy.lie = honest
+        sink.until("fresh", lambda _: True, watch=str(nobody))
 
 
 @pytest.mark.parametrize("index", [0, 3, 1 << 63, "many"])

@@ -208,3 +208,22 @@ def test_a_watch_that_is_told_to_stop_asks_no_more() -> None:
 def test_an_answer_is_fragile_when_its_server_has_lost_its_leader(headers: dict[str, str], fragile: bool) -> None:
     """No known leader, or none heard of for more than ten seconds."""
     assert Answer(200, headers, b"").fragile is fragile
+
+
+@pytest.mark.parametrize("who", ["_answered", "_failed"])
+def test_a_listener_that_fails_does_not_end_the_watch(
+    who: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A thread that can't be started, a state on disk that can't be taken in: told, and gone on from."""
+    stage = Stage(script((said(5, "a"), 0), (Unanswered("reset"), 1), (said(7, "b"), 0), (said(7, "b"), WAIT)))
+    told = iter([RuntimeError("can't start new thread")])
+
+    def fail_once(_: object) -> None:
+        if (error := next(told, None)) is not None:
+            raise error
+
+    monkeypatch.setattr(stage.watcher, who, fail_once)
+    assert stage.run(40).bodies == ["a", "b"]
+    (record,) = caplog.records
+    assert record.getMessage() == "what a watch told could not be taken in; it goes on in 15 s"
+    assert "can't start new thread" in caplog.text
