@@ -101,7 +101,7 @@ def _followed(
             "attempts": route.hedge.attempts,
             "non_fatal": list(route.hedge.non_fatal),
         }
-    elif route.retry.attempts and refusal != "direct_response":
+    elif route.retry.counts and refusal != "direct_response":
         per_try = route.retry.per_try_timeout
         retry = {
             "attempts": route.retry.attempts,

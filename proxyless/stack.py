@@ -59,7 +59,7 @@ STACK: tuple[Stage, ...] = (
     # above retry: it judges calls, not attempts
     Stage(breaker, lambda planned: _sends(planned) and any(c.policy.circuit_breaker for c in planned.clusters)),
     # below deadline: never waits past it; above balance: each attempt is admitted and picked anew
-    Stage(retry, lambda planned: _sends(planned) and planned.retry.attempts > 0 and planned.hedge is None),
+    Stage(retry, lambda planned: _sends(planned) and planned.retry.counts and planned.hedge is None),
     # where retry would stand, and instead of it: a call has "a retry policy or a hedge policy, but not both" (gRFC A6)
     Stage(hedge, lambda planned: _sends(planned) and planned.hedge is not None),
     # last: chooses the node, and brackets the attempt, which `limits` admit or refuse where it begins

@@ -163,6 +163,8 @@ def _clusters(view: View, made: Mapping[str, Any]) -> list[Cluster]:
 def _retry(retry: Mapping[str, Any] | None) -> str:
     if retry is None:
         return "none"
+    if not retry["attempts"]:
+        return f"none, and the try at most {seconds(retry['per_try_timeout'])}"
     each = f", each try at most {seconds(retry['per_try_timeout'])}" if retry["per_try_timeout"] else ""
     return f"up to {retry['attempts']} more tries{each}, after {', '.join(retry['on'])}"
 

@@ -24,7 +24,7 @@ def retry(rpc: Rpc, next: Service) -> Script[Outcome]:
     began, limit, metadata = rpc.now, rpc.deadline, rpc.metadata
     failed = told = 0
     retrying = False
-    if rpc.replay is not None:
+    if rpc.replay is not None and policy.attempts:
         rpc.replay.keep()
     try:
         while True:

@@ -182,6 +182,11 @@ class RetryPolicy(Checked):
     remote_localities: bool = False
     previous_hosts: Literal["avoid", "allow"] = "avoid"
 
+    @property
+    def counts(self) -> bool:
+        """Whether it has anything to say: without retries, a bound on the one try is still a bound."""
+        return self.attempts > 0 or bool(self.per_try_timeout)
+
 
 @dataclass(frozen=True, slots=True)
 class Hedge(Checked):

@@ -77,6 +77,24 @@ def test_a_route_that_answers_itself_is_no_failure(run: Run, shop: str) -> None:
     assert explained(run, "shop", "/shop.Teapot/Brew", "--source", shop)["refusal"] == "direct_response"
 
 
+@pytest.mark.parametrize(
+    ("retry", "said"),
+    [
+        ("{attempts: 0, perTryTimeout: 250ms}", "none, and the try at most 250ms"),
+        ("{attempts: 0, perTryTimeout: 0s}", "none"),
+        ("{attempts: 1, perTryTimeout: 0s, on: [reset]}", "up to 1 more tries, after reset"),
+    ],
+)
+def test_the_screen_says_what_bounds_a_try(run: Run, tmp_path: Path, retry: str, said: str) -> None:
+    """Also where there is but one."""
+    path = tmp_path / "mesh.yaml"
+    path.write_text(
+        f"services: {{web: {{routes: [{{retry: {retry}}}]}}}}\nendpoints: {{web: [{{address: '127.0.0.1:1'}}]}}\n"
+    )
+    shown = run("explain", "web", "/shop.Products/Get", "--source", f"file:{path}").stdout
+    assert f"Retry      {said}" in shown.splitlines()
+
+
 def test_the_screen_says_what_keeps_a_user_in_place(run: Run, tmp_path: Path) -> None:
     """The side of the split, what the place is a hash of, and that hash; or that chance decides."""
     path = tmp_path / "mesh.yaml"

@@ -95,6 +95,18 @@ def test_each_attempt_has_its_own_time_within_the_call_s() -> None:
     assert (call.outcome.code, call.ended_at) == (Code.DEADLINE_EXCEEDED, START + 0.6)
 
 
+def test_without_retries_the_one_try_has_its_time_all_the_same() -> None:
+    """`attempts: 0` turns retries off, and not what bounds a try: the call was under way for ever."""
+    simulation = Simulation(retrying("attempts: 0, perTryTimeout: 250ms").snapshot())
+    simulation.behaviours.update(a=NEVER)
+    stream = Stream(whole=True)
+    call = simulation.call(ENTRY, rpc(simulation.snapshot, replay=stream))
+    simulation.run(until=START + 1)
+    assert call.effects == ["send a"]
+    assert call.outcome is not None
+    assert (call.outcome.code, call.ended_at, stream.kept) == (Code.DEADLINE_EXCEEDED, START + 0.25, False)
+
+
 def test_a_per_try_timeout_of_0s_is_none() -> None:
     """As `timeout: 0s` is none: it is not that every attempt has run out of time before it is sent."""
     effects, outcome = play(ENTRY, rpc(retrying("attempts: 1, perTryTimeout: 0s").snapshot()), a=UNAVAILABLE, b=OK)
