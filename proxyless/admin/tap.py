@@ -14,7 +14,7 @@ from fnmatch import fnmatchcase
 from typing import Any
 
 from proxyless.model.codes import Code
-from proxyless.script import Outcome, Rpc, Watch
+from proxyless.script import ABANDONED, Outcome, Rpc, Watch
 
 MOST_WAITING = 1000
 """Calls that wait to be read: a megabyte, and a second of what the quickest tap lets through."""
@@ -112,8 +112,9 @@ class Tap:
 
 
 def told(rpc: Rpc, outcome: Outcome, seconds: float, attempts: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-    """What is said of a call."""
-    route, cluster = getattr(rpc, "route", None), getattr(rpc, "cluster", None)
+    """What is said of a call. The attempt that was the call's stands last, whatever others were beside it."""
+    route, cluster, node = (getattr(rpc, name, None) for name in ("route", "cluster", "node"))
+    attempts = _answer_last(attempts, node.address if node is not None else "")
     return {
         "service": rpc.service,
         "method": rpc.method,
@@ -124,8 +125,18 @@ def told(rpc: Rpc, outcome: Outcome, seconds: float, attempts: Sequence[Mapping[
         "status": Code(outcome.code).name,
         "refused": outcome.refused or None,
         "seconds": round(seconds, 6),
-        "attempts": list(attempts),
+        "attempts": attempts,
     }
+
+
+def _answer_last(attempts: Sequence[Mapping[str, Any]], address: str) -> list[Mapping[str, Any]]:
+    """Of a hedged call, which went by `address` in the end, attempts end in any order, those given up after it."""
+    last = max(
+        range(len(attempts)),
+        key=lambda at: (attempts[at]["endpoint"] == address, "given_up" not in attempts[at], at),
+        default=0,
+    )
+    return [*attempts[:last], *attempts[last + 1 :], *attempts[last : last + 1]]
 
 
 class _Seen:
@@ -142,7 +153,10 @@ class _Seen:
         """It is told when it has ended."""
 
     def attempted(self, rpc: Rpc, began: float, outcome: Outcome) -> None:
-        made = {"endpoint": rpc.node.address, "status": Code(outcome.code).name, "seconds": round(rpc.now - began, 6)}
+        seconds = round(rpc.now - began, 6)
+        made = {"endpoint": rpc.node.address, "status": Code(outcome.code).name, "seconds": seconds}
+        if outcome is ABANDONED:
+            made["given_up"] = True
         self.attempts.append(made)
 
     def ended(self, rpc: Rpc, outcome: Outcome) -> None:

@@ -187,9 +187,11 @@ def _outcome(line: Mapping[str, Any], attempts: list[Mapping[str, Any]]) -> list
     cells: list[Cell] = [(str(line["status"]), style)]
     if line["refused"]:
         cells.append((f" refused: {line['refused']}", BAD))
-    if len(attempts) > 1:
-        earlier = ", ".join(f"{attempt['status']} {attempt['endpoint']}" for attempt in attempts[:-1])
-        cells += [(f" at the {_nth(len(attempts))} try", DOUBTFUL), (f" after {earlier}", QUIET)]
+    others = attempts[:-1]
+    if earlier := [f"{attempt['status']} {attempt['endpoint']}" for attempt in others if not attempt.get("given_up")]:
+        cells += [(f" at the {_nth(len(earlier) + 1)} try", DOUBTFUL), (f" after {', '.join(earlier)}", QUIET)]
+    if beside := [str(attempt["endpoint"]) for attempt in others if attempt.get("given_up")]:
+        cells.append((f" beside {', '.join(beside)}, given up", QUIET))
     return cells
 
 

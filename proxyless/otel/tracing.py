@@ -171,7 +171,8 @@ class Recorded:
 
 
 def _where(rpc: Any, last: Any) -> dict[str, Any]:
-    """Which way the call went, as far as it came: its route, and the endpoint of its last attempt."""
+    """Which way the call went, as far as it came: its route, and the endpoint of its last attempt. Of one that is
+    hedged that is the attempt that was the call's in the end, if any was; then `rpc` has its node."""
     found: dict[str, Any] = {}
     if (route := getattr(rpc, "route", None)) is not None:
         found[names.ROUTE] = route.name
@@ -179,7 +180,7 @@ def _where(rpc: Any, last: Any) -> dict[str, Any]:
         found[names.SERVICE] = cluster.key.service
         if cluster.key.subset:
             found[names.SUBSET] = cluster.key.subset
-    if (node := getattr(last, "node", None)) is not None:
+    if (node := getattr(rpc, "node", None) or getattr(last, "node", None)) is not None:
         host, _, port = node.address.rpartition(":")
         found[names.PEER] = host.strip("[]")
         found[names.PEER_PORT] = int(port)

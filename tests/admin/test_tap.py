@@ -58,6 +58,23 @@ def test_a_call_that_was_tried_twice() -> None:
     }
 
 
+@pytest.mark.parametrize(
+    ("answers", "endpoint", "attempts"),
+    [
+        ({"a": Reply(OK, after=0.2), "b": Reply(OK, after=9.0)}, "a:1", ["b:1 CANCELLED given up", "a:1 OK"]),
+        ({"a": Reply(OK, after=9.0), "b": Reply(OK, after=0.05)}, "b:1", ["a:1 CANCELLED given up", "b:1 OK"]),
+        ({"a": UNAVAILABLE, "b": Reply(OK, after=0.05)}, "b:1", ["a:1 UNAVAILABLE", "b:1 OK"]),
+    ],
+    ids=["the first wins", "the second wins", "the first fails"],
+)
+def test_a_call_that_was_hedged(answers: dict[str, Any], endpoint: str, attempts: list[str]) -> None:
+    """The endpoint is that of the answer, which stands last; who was beside it and too late was given up."""
+    route = "{name: shop, hedge: {delay: 100ms, attempts: 1, nonFatal: [unavailable]}}"
+    (told,) = tapped(route, **answers)
+    made = [f"{one['endpoint']} {one['status']}{' given up' * one.get('given_up', False)}" for one in told["attempts"]]
+    assert (told["endpoint"], made) == (endpoint, attempts)
+
+
 def test_a_call_that_was_refused() -> None:
     """The reason's word, and no endpoint, for none saw it."""
     (told,) = tapped("{name: never, match: [{path: {exact: /x/Y}}]}")

@@ -127,6 +127,18 @@ def test_hedges_are_inside(net: Net) -> None:
     assert len(set(scene.parents())) == 1
 
 
+def test_the_endpoint_of_a_hedged_call_is_the_one_that_answered(net: Net) -> None:
+    """The first attempt is answered after the second has begun: the span names the endpoint of the first."""
+    scene = Scene(net, document="{routes: [{name: all, hedge: {delay: 20ms, attempts: 1}}]}")
+    servers = {server.name: server for server in (scene.server, net.server("b"))}
+    eventually(lambda: len(scene.mesh.status()["endpoints"]) == 2)
+    reply = scene.stub.Unary(Request(delay_ms=300), timeout=5)
+    (span,) = scene.told.spans()
+    answered = int(servers[reply.served_by].address.rpartition(":")[2])
+    assert [len(server.seen) for server in servers.values()] == [1, 1]
+    assert (span.attributes or {})["network.peer.port"] == answered
+
+
 def test_a_failure_is_an_error_and_a_refusal_says_why(net: Net) -> None:
     """What the server said stays with the caller: it may be anything."""
     scene = Scene(net, document="{routes: [{name: no, match: [{headers: {x: {present: true}}}], "
