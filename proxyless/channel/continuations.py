@@ -95,6 +95,7 @@ class AioContinued:
 
     def __call__(self, request: Any, *, timeout: Any, metadata: Any, credentials: Any, compression: Any) -> Any:
         # The compression is in the metadata: grpcio's asyncio stack tells interceptors in no other way.
-        metadata = metadata if isinstance(metadata, grpc.aio.Metadata) else grpc.aio.Metadata(*(metadata or ()))
+        # And whoever comes after us asks it, and adds to it: it is a mapping of this attempt's own.
+        metadata = grpc.aio.Metadata(*(metadata or ()))
         details = grpc.aio.ClientCallDetails(self._method, timeout, metadata, credentials, self._wait_for_ready)
         return self._call(self._continuation(details, request))

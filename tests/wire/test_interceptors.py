@@ -249,3 +249,30 @@ def test_blocking_calls_work_without_that_knowledge(net: Net, monkeypatch: pytes
         with pytest.raises(grpc.RpcError) as raised:
             stub.Unary(Request(fail_code=5))
         assert raised.value.code() is grpc.StatusCode.NOT_FOUND
+
+
+def test_who_comes_after_is_given_metadata_to_ask_and_to_change(net: Net) -> None:
+    """On asyncio, where a call stays on its channel: an interceptor after ours has grpcio's own mapping, one for each
+    attempt."""
+    net.document("{routes: [{retry: {attempts: 1, on: [aborted], backoff: {base: 1ms, max: 1ms}}}]}")
+    server = net.server()
+    seen: list[Any] = []
+
+    class After(grpc.aio.UnaryUnaryClientInterceptor):
+        async def intercept_unary_unary(self, continuation: Any, client_call_details: Any, request: Any) -> Any:
+            metadata = client_call_details.metadata
+            seen.append((metadata.get_all("x-own"), "x-after" in metadata, len(metadata)))
+            metadata.add("x-after", "1")
+            return await continuation(client_call_details, request)
+
+    async def scene() -> None:
+        mine = [*net.mesh.aio_interceptors("echo"), After()]
+        async with grpc.aio.insecure_channel(server.address, interceptors=mine) as channel:
+            call = channel.unary_unary("/echo.Echo/Unary")  # of bytes, which protobuf's pool does not know
+            request = Request(message="m", fail_code=10, fail_times=1)
+            await call(request.SerializeToString(), metadata=(("x-own", "1"), ("x-own", "2")), timeout=9.0)
+            await call(Request().SerializeToString(), timeout=9.0)
+
+    asyncio.run(scene())
+    assert seen == [(["1", "2"], False, 2), (["1", "2"], False, 3), ([], False, 0)]
+    assert [[v for k, v in each.metadata if k == "x-after"] for each in server.seen] == [["1"]] * 3
