@@ -16,6 +16,7 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, 
 
 from proxyless.model.codes import Code
 from proxyless.model.snapshot import NOTHING, Snapshot
+from proxyless.policy.breaker import Breaker
 from proxyless.script import OK, OPEN, Drain, Outcome, Rpc, Script, Send, Sleep
 from proxyless.stack import ENTRY
 from proxyless.state import DestinationState, Node, SnapshotSlot
@@ -472,3 +473,62 @@ def test_a_waiter_may_be_forgotten_while_a_snapshot_is_being_published() -> None
     thread.start()
     thread.join(2.0)
     assert not thread.is_alive()
+
+
+class Meddled(Breaker):
+    """A breaker to which other threads do something just before and after somebody looks whether it is closed."""
+
+    meddle: Callable[[], None] = staticmethod(lambda: None)
+    _closed = True
+
+    @property
+    def closed(self) -> bool:
+        self.meddle()
+        closed = self._closed
+        self.meddle()
+        return closed
+
+    @closed.setter
+    def closed(self, closed: bool) -> None:
+        self._closed = closed
+
+
+@pytest.mark.parametrize("before", range(4))
+@pytest.mark.parametrize("between", range(7))
+@pytest.mark.parametrize("after", range(7))
+@pytest.mark.parametrize("ok", [True, False])
+def test_who_is_let_in_without_the_lock_speaks_for_no_other_state(
+    before: int, between: int, after: int, ok: bool
+) -> None:
+    """`admit` takes no lock while the breaker is closed. However often it opens, half opens and closes before, between
+    and after its two looks: what comes of the call counts in the state that let it in, or nowhere."""
+    world = Known().lives("web", "a:1")
+    world.services["web"] = document("trafficPolicy: {circuitBreaker: {minimumRequests: 1, halfOpenRequests: 2}}")
+    state: Any = world.snapshot().clusters[WEB].state
+    breaker = state._breaker = Meddled(state._policy.circuit_breaker)
+    places: list[int] = []
+    now = [START]
+    turns = [before, between, after]
+
+    def others() -> None:
+        breaker.meddle = lambda: None
+        for _ in range(turns.pop(0)):
+            match breaker._state:
+                case "CLOSED":
+                    state.judge(state.admit(now[0]), False, now[0])
+                case "OPEN":
+                    now[0] += 60.0
+                    places[:] = [state.admit(now[0]), state.admit(now[0])]
+                case "HALF_OPEN":
+                    state.judge(places.pop(), True, now[0])
+                    state.judge(places.pop(), True, now[0])
+
+        breaker.meddle = others if turns else lambda: None
+
+    others()
+    ticket = state.admit(now[0])
+    if ticket:
+        counted, stale = (breaker._total, breaker._under_way, breaker._state), ticket != breaker.generation
+        state.judge(ticket, ok, now[0])
+        assert stale or counted[2] == "CLOSED"
+        assert not stale or (breaker._total, breaker._under_way, breaker._state) == counted
