@@ -140,7 +140,7 @@ class Mesh:
             renew=self._renew,
         )
         self._wanted: set[str] = set()
-        self._lock = threading.Lock()
+        self._lock = threading.RLock()
         self.closed = False
         """Whether `close` was called: then channels can't be made any more."""
         self._telemetry = Telemetry(*telling, self._entrance.watch, self._survey, self._timers.after)
@@ -331,7 +331,7 @@ class Mesh:
 
     def _renew(self) -> None:
         """In a forked child: the parent's threads, locks and connections are of no use. Serve on with what is known."""
-        self._lock = threading.Lock()
+        self._lock = threading.RLock()
         self._slot.renew()
         self._timers.renew()
         self._soon.renew()

@@ -43,7 +43,7 @@ class Listener:
         self._begin()
 
     def _begin(self) -> None:
-        self._lock = threading.Lock()
+        self._lock = threading.RLock()  # the handler of a signal may close a mesh while this thread holds it
         self._subjects: WeakKeyDictionary[Subject, float] = WeakKeyDictionary()
         self._socket: socket.socket | None = None
         self._path: Path | None = None
@@ -55,6 +55,8 @@ class Listener:
             self._subjects[subject] = time.time()
             if self._socket is None:
                 self._open(environ)
+                if not self._subjects:  # closed meanwhile, by such a handler
+                    self._close()
 
     def dismiss(self, subject: Subject) -> None:
         """It is over; with the last one, the socket goes too."""

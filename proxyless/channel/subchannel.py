@@ -12,7 +12,8 @@ import asyncio
 import gc
 import os
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import Any, TypeVar
 from weakref import WeakSet
@@ -80,7 +81,11 @@ class Subchannels:
         self.generation = 0
         self._timers = timers
         self._closed = False
-        self._lock = threading.Lock()
+        self._lock = threading.RLock()
+        self._in_use = False
+        """Whether the thread that holds the lock has a channel in its hands."""
+        self._postponed: list[Callable[[tuple[Any, ...]], bool]] = []
+        """What was to be closed meanwhile by that same thread: in the handler of a signal, or by a `__del__`."""
         self._channels: dict[tuple[Any, str, Connection, Profile], Any] = {}
         self._aio_lost = False
         self.rememberers: WeakSet[Any] = WeakSet()
@@ -89,7 +94,7 @@ class Subchannels:
 
     def sync(self, address: str, connection: Connection, profile: Profile) -> grpc.Channel:
         """The channel to `address` for threads."""
-        with self._lock:
+        with self._using():
             channel: grpc.Channel = self._sync(address, connection, profile)
         return channel
 
@@ -101,7 +106,7 @@ class Subchannels:
         Made under the lock, so that no other thread closes the channel meanwhile: registering a method on a
         closed channel ends the whole process (seen with grpcio 1.85.1: a segmentation fault).
         """
-        with self._lock:
+        with self._using():
             return getattr(self._sync(address, connection, profile), arity)(*signature)
 
     def _sync(self, address: str, connection: Connection, profile: Profile) -> Any:
@@ -111,9 +116,25 @@ class Subchannels:
         self, loop: asyncio.AbstractEventLoop, address: str, connection: Connection, profile: Profile
     ) -> grpc.aio.Channel:
         """The channel to `address` for `loop`, which must be the running one."""
-        with self._lock:
+        with self._using():
             channel: grpc.aio.Channel = self._get(loop, address, connection, profile, *aio_factories())
         return channel
+
+    @contextmanager
+    def _using(self) -> Iterator[None]:
+        """Nobody closes a channel meanwhile."""
+        postponed: list[Callable[[tuple[Any, ...]], bool]] = []
+        try:
+            with self._lock:
+                self._in_use = True
+                try:
+                    yield
+                finally:
+                    self._in_use = False
+                    postponed, self._postponed = self._postponed, []
+        finally:
+            for which in postponed:
+                self._close(which)
 
     def _get(
         self,
@@ -167,8 +188,7 @@ class Subchannels:
         """
 
         def close() -> None:
-            if not is_needed(address):
-                self._close(lambda key: key[1] == address)
+            self._close(lambda key: key[1] == address, lambda: is_needed(address))
 
         self._timers.after(LINGER, close)
 
@@ -185,11 +205,17 @@ class Subchannels:
         # child.
         self._aio_lost = self._aio_lost or any(key[0] is not None for key in self._channels)
         self._channels = {}
-        self._lock = threading.Lock()
+        self._lock = threading.RLock()
+        self._in_use = False
         self.generation += 1
 
-    def _close(self, which: Callable[[tuple[Any, ...]], bool]) -> None:
+    def _close(self, which: Callable[[tuple[Any, ...]], bool], unless: Callable[[], bool] = lambda: False) -> None:
         with self._lock:
+            if self._in_use:
+                self._postponed.append(which)
+                return
+            if unless():  # under the lock: whoever needs one from now on gets another
+                return
             keys = [key for key in self._channels if which(key)]
             closing = [(key[0], self._channels.pop(key)) for key in keys]
             self.generation += bool(closing)

@@ -42,7 +42,7 @@ class Telemetry:
         self._watch = watch
         self._survey = survey
         self._later = later
-        self._lock = threading.Lock()
+        self._lock = threading.RLock()  # the handler of a signal may close the mesh while this thread holds it
         self._closed = False
         self._tracer_provider: Any = None
         self._meter_provider: Any = None
@@ -188,7 +188,7 @@ class Telemetry:
     def renew(self) -> None:
         """In a forked child: what was not handed over is the parent's to tell."""
         global _STORES_LOCK
-        _STORES_LOCK, self._lock = threading.Lock(), threading.Lock()
+        _STORES_LOCK, self._lock = threading.Lock(), threading.RLock()
         self._draining = False
         self._early = []
         if self._store is not None:

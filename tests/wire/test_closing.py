@@ -5,12 +5,17 @@ from __future__ import annotations
 import asyncio
 import threading
 import time
+from collections.abc import Callable
 from typing import Any
 
 import grpc
 import pytest
+from opentelemetry.metrics import MeterProvider, NoOpMeterProvider
 
 import proxyless
+from proxyless.admin import places
+from proxyless.admin.listener import LISTENER
+from proxyless.channel.subchannel import Profile
 from proxyless.protos import echo_pb2_grpc
 from tests.wire.echo import Request, eventually
 from tests.wire.relay import Relay
@@ -145,6 +150,68 @@ def test_a_channel_that_is_made_while_the_mesh_closes_is_closed(net: Net) -> Non
     assert channel.closed
     with pytest.raises(ValueError, match="closed channel"):
         channel.unary_unary("/echo.Echo/Unary")(b"")
+
+
+def while_connecting(net: Net, monkeypatch: pytest.MonkeyPatch) -> None:
+    """An endpoint's connection is being made."""
+    stub, arguments = net.stub(), Profile.arguments
+
+    def interrupted(*given: Any) -> Any:
+        net.mesh.close()
+        return arguments(*given)
+
+    monkeypatch.setattr(Profile, "arguments", interrupted)
+    with pytest.raises(ValueError, match="closed channel"):
+        stub.Unary(Request())
+    assert len(net.mesh._subchannels) == 0
+
+
+def while_listening(net: Net, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The process begins to listen for those who look into it."""
+    listen = places.listen
+
+    def interrupted(*given: Any) -> Any:
+        for mesh in list(LISTENER._subjects):
+            LISTENER.dismiss(mesh)
+        return listen(*given)
+
+    monkeypatch.setattr(places, "listen", interrupted)
+    _ = net.mesh
+    assert LISTENER._socket is None
+
+
+def while_telling(net: Net, _: pytest.MonkeyPatch) -> None:
+    """OpenTelemetry's provider is asked for a meter."""
+    meshes: list[proxyless.Mesh] = []
+
+    class Provider(MeterProvider):
+        def get_meter(self, *given: Any, **named: Any) -> Any:
+            meshes[0].close()
+            return NoOpMeterProvider().get_meter("test")
+
+    meshes.append(proxyless.connect(net.source))
+    meshes[0]._telemetry._given = (None, Provider())
+    meshes[0]._telemetry.look()
+
+
+@pytest.mark.parametrize("moment", [while_connecting, while_listening, while_telling])
+def test_the_handler_of_a_signal_may_close_the_mesh_at_any_moment(
+    net: Net, moment: Callable[[Net, pytest.MonkeyPatch], None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """SIGTERM comes when it likes: in the middle of what the very thread that handles it holds a lock for."""
+    net.server()
+    failures: list[BaseException] = []
+
+    def main() -> None:
+        try:
+            moment(net, monkeypatch)
+        except BaseException as failure:
+            failures.append(failure)
+
+    thread = threading.Thread(target=main, daemon=True)
+    thread.start()
+    thread.join(5.0)
+    assert (thread.is_alive(), failures) == (False, [])
 
 
 class Mute:

@@ -12,8 +12,11 @@ from typing import Any
 import grpc
 import pytest
 
+from proxyless.channel.subchannel import Profile, Subchannels
+from proxyless.channel.timers import Timers
+from proxyless.model.traffic import DEFAULTS
 from proxyless.protos import echo_pb2_grpc
-from tests.wire.echo import Request, eventually
+from tests.wire.echo import Request, dead_address, eventually
 from tests.wire.relay import Relay
 from tests.wire.ways import Net, soon
 
@@ -209,3 +212,25 @@ def test_a_stream_survives_beside_an_idle_subset(net: Net, short_linger: None) -
     assert stub.Unary(Request()).served_by == "b"
     assert len(list(stream)) == 39
     assert stream.code() is grpc.StatusCode.OK
+
+
+def test_who_needs_an_endpoint_just_as_it_is_being_closed_gets_another_connection(short_linger: None) -> None:
+    """It is named again in the very moment in which nobody needs it any more: no call is made on what is closed."""
+    timers = Timers()
+    subchannels = Subchannels(timers)
+    address, settings, profile = dead_address(), DEFAULTS.connection, Profile("web")
+    closing = subchannels.sync(address, settings, profile)
+    given: list[Any] = []
+    needer = threading.Thread(target=lambda: given.append(subchannels.sync(address, settings, profile)))
+
+    def needed(_: str) -> bool:
+        needer.start()
+        needer.join(0.2)
+        return False
+
+    subchannels.retire(address, needed)
+    eventually(lambda: bool(given))
+    needer.join()
+    assert given[0] is not closing
+    assert given == [subchannels.peek(None, address, settings, profile)]
+    subchannels.close()
