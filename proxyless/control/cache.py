@@ -3,7 +3,7 @@
 One folder a source (its identity hashed, so that nothing of it shows), with a file for the documents and one
 for each watched service: processes that use different services share a folder without undoing each other's
 files. Files are replaced whole, are readable by their owner alone, and are not believed when they are older
-than a day. Written one second after a change, and never from a state that is stale or in doubt.
+than a day. Written one second after a change, and never with what is stale or in doubt.
 """
 
 from __future__ import annotations

@@ -182,10 +182,11 @@ class Loop:
     def believed(self) -> tuple[Mapping[str, RawDocument], Mapping[Watched, Sequence[Endpoint]]] | None:
         """The last good state, for the disk: documents in effect, and endpoints that the source itself named."""
         with self._lock:
-            if self._stale or self._suspicions or "documents" in self._restored:
-                return None  # never from a state that is in doubt, or that is the disk's own
+            doubted = {*self._stale, *self._suspicions, *self._restored}  # or the disk's own; none takes others along
+            if self._raw is None or "documents" in doubted:
+                return None
             documents = {key: accepted.raw for key, accepted in self._accepted.items()}
-            endpoints = {w: e for w, e in self._endpoints.items() if str(w) not in self._restored}
+            endpoints = {w: e for w, e in self._endpoints.items() if str(w) not in doubted}
             return documents, endpoints
 
     # -- merging

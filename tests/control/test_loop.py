@@ -315,3 +315,27 @@ def test_what_is_in_doubt_is_not_written_to_disk() -> None:
     restored = Hearing("web")
     restored.loop.restore({}, {Watched("web"): [Endpoint("a:1")]})
     assert restored.loop.believed() is None
+
+
+@pytest.mark.parametrize("doubt", ["stale", "suspicious"])
+def test_a_service_in_doubt_keeps_no_other_from_the_disk(doubt: str) -> None:
+    """A datacenter out of reach, a service that the token may not see, can last for weeks; a restart in an outage
+    would find nothing of the other services either."""
+    hearing = Hearing("web", "pay").says(web="routes: []").lives("web", "a:1").lives("pay", "b:1")
+    getattr(hearing.loop, doubt)("pay", "the token may not see it")
+    believed = hearing.loop.believed()
+    assert believed is not None
+    assert believed[0].keys() == {"services/web"}
+    assert believed[1].keys() == {Watched("web")}
+    hearing.loop.fresh("pay")
+    believed = hearing.loop.believed()
+    assert believed is not None
+    assert believed[1].keys() == {Watched("web"), Watched("pay")}
+
+
+def test_documents_that_nobody_told_are_not_written_as_none() -> None:
+    """Of the instances Consul spoke, of KV it has not yet: the last good documents on disk stay."""
+    hearing = Hearing("web").lives("web", "a:1")
+    hearing.loop.stale("web", "no answer within 10.0 s")
+    hearing.loop.fresh("web")
+    assert hearing.loop.believed() is None
