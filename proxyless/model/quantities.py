@@ -68,7 +68,11 @@ class Duration(float):
 
     @classmethod
     def __get_pydantic_core_schema__(cls, _source: Any, _handler: Any) -> dict[str, Any]:
-        return {"type": "function-plain", "function": {"type": "no-info", "function": cls.parse}}
+        return {
+            "type": "function-plain",
+            "function": {"type": "no-info", "function": cls.parse},
+            "serialization": {"type": "to-string"},  # as a default in the schema: "25ms", and no bare number
+        }
 
     @classmethod
     def __get_pydantic_json_schema__(cls, _schema: Any, _handler: Any) -> dict[str, Any]:

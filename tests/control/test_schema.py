@@ -116,6 +116,20 @@ def test_the_schema_refuses_what_the_language_refuses(text: str) -> None:
     assert native.read(parse(text), ServiceDocument)[0] is None
 
 
+def test_every_default_of_the_schema_is_a_value_that_a_document_may_have() -> None:
+    """Editors write them down: a duration without a unit would be refused by what proposed it."""
+    for kind in (ServiceDocument, MeshDocument):
+        schema = native.schema(kind)
+        fields = [
+            (name, field)
+            for made in (schema, *schema["$defs"].values())
+            for name, field in made.get("properties", {}).items()
+            if "default" in field
+        ]
+        assert ("base", "25ms") in [(name, field["default"]) for name, field in fields]
+        assert [name for name, field in fields if problems(field["default"], field, schema)] == []
+
+
 def test_the_schema_says_no_default_where_a_field_inherits() -> None:
     """A field that is left out takes the value of the level above: null is no value of it."""
     for kind in (ServiceDocument, MeshDocument):

@@ -57,8 +57,10 @@ def _without_unset(node: Any) -> Any:
         kept = {
             key: _without_unset(value)
             for key, value in node.items()
-            # A field that inherits has no default of its own, and null is none of its values.
-            if not (key == "default" and value is None) and not (key == "title" and isinstance(value, str))
+            # A field that inherits has no default of its own, and null is none of its values; a block's own fields say
+            # what they are where it is left out, in the words of a document.
+            if not (key == "default" and (value is None or isinstance(value, dict)))
+            and not (key == "title" and isinstance(value, str))
         }
         # A key of another shape is refused, not only left unchecked.
         return kept | {"additionalProperties": False} if "patternProperties" in kept else kept
