@@ -231,7 +231,9 @@ NAME = Shaped(r"[A-Za-z0-9]([A-Za-z0-9_.-]*[A-Za-z0-9])?", 128, "letters, digits
 
 Name = Annotated[str, NAME]
 Percent = Annotated[float, Between(0, 100)]
-Weight = Annotated[float, Between(0, 1e9)]
+HEAVIEST = 2**32 - 1
+"""What the weights of a split may be together, and so each of them: Envoy's limit, beyond Istio's int32."""
+Weight = Annotated[float, Between(0, HEAVIEST)]
 
 
 def _shown(value: object) -> str:

@@ -11,7 +11,19 @@ from typing import Annotated, Literal
 from proxyless.model.codes import FAILURE_NAMES
 from proxyless.model.localities import UNSET
 from proxyless.model.matches import HEADER_NAME, HeaderName, Match
-from proxyless.model.quantities import STRICT, AtMost, Between, Checked, Duration, Long, Name, Percent, Weight, checked
+from proxyless.model.quantities import (
+    HEAVIEST,
+    STRICT,
+    AtMost,
+    Between,
+    Checked,
+    Duration,
+    Long,
+    Name,
+    Percent,
+    Weight,
+    checked,
+)
 
 StatusName = Literal[
     "CANCELLED",
@@ -304,6 +316,8 @@ class Route:
             problems.append(("hedge", "can't stand beside retry: hedging takes the place of retries (gRFC A6)"))
         if self.split and not sum(split.weight for split in self.split) > 0:
             problems.append(("split", "must have a weight above 0: all are 0, so no call could go anywhere"))
+        if (together := sum(split.weight for split in self.split)) > HEAVIEST:
+            problems.append(("split", f"must have weights of at most {HEAVIEST} together, has {together:.15g}"))
         seen = set()
         for index, split in enumerate(self.split):
             if (key := (split.service, split.subset)) in seen:

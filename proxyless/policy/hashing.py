@@ -73,10 +73,11 @@ def sticky(header: str, names: Sequence[str], weights: Sequence[float]) -> Calla
     """
     from xxhash import xxh64_intdigest
 
+    largest = max(weights)  # divided out: a logarithm over the smallest of floats would be infinite, for all alike
     places = [
-        (index, xxh64_intdigest(name.encode()), weight)
+        (index, xxh64_intdigest(name.encode()), weight / largest)
         for index, (name, weight) in enumerate(zip(names, weights, strict=True))
-        if weight > 0
+        if weight / largest > 0
     ]
 
     def choose(metadata: Pairs) -> int | None:

@@ -85,7 +85,7 @@ def test_all_findings_come_at_once_with_line_and_path_and_the_way_out() -> None:
         "routes[1].match[5].path.regex (line 19): must be an RE2 regular expression: missing ): a(",
         "routes[1].match[6].headers.x.range (line 20): the end cannot be smaller than start, got 10..5",
         "routes[1].match[7].grpc.service (line 21): is required",
-        "routes[1].split[0].weight (line 22): must be 0 to 1000000000, got -1",
+        "routes[1].split[0].weight (line 22): must be 0 to 4294967295, got -1",
         "routes[1].split[2] (line 22): names a destination that this split already has",
         'routes[1].split[0].subset (line 22): names no subset of this document: "stabel"; did you mean "stable"?',
         "routes[2].split (line 23): must be a list, got a mapping; begin each entry with a dash, or put [ ] around it",

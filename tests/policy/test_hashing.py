@@ -134,6 +134,12 @@ def test_a_change_of_weight_moves_as_few_as_it_must(weights: list[float], new: f
         assert old == now or (now if grown else old) == names[index]
 
 
+@pytest.mark.parametrize("scale", [5e-324, 1e-310, 1.0, 2.0**31, 1e308])
+def test_only_the_ratio_of_weights_counts(scale: float) -> None:
+    """Istio's weights go to 2 ** 31, Envoy's sum to 2 ** 32, and ours as far as floats do."""
+    assert sides({"a": scale, "b": scale}, 500) == sides({"a": 1.0, "b": 1.0}, 500)
+
+
 def test_from_ninety_to_eighty_a_tenth_of_the_users_moves() -> None:
     """And all of them to the canary; a destination that weighs nothing has none."""
     before, after = sides({"stable": 90.0, "canary": 10.0}), sides({"stable": 80.0, "canary": 20.0})

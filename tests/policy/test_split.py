@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 
 from proxyless.policy.split import shares, splitter
 from tests.policy.rows import rows
+from tests.worlds import Known, document
 
 CALLS = 20_000
 
@@ -77,6 +78,17 @@ def test_a_share_of_a_hundredth_of_a_percent_is_exact() -> None:
 def test_two_weights_at_the_end_of_the_scale_do_not_overflow() -> None:
     """1e308 twice is infinity in a sum; reliability-security.md section 2, bad weights."""
     assert shares([1e308, 1e308]) == (0.5, 0.5)
+
+
+@pytest.mark.parametrize("weight", [0.01, 10**9 + 1, 2**31 - 1])
+def test_a_document_may_have_weights_as_large_as_the_peers_have(weight: float) -> None:
+    """Istio's are int32; Envoy's are together at most 4294967295, and more is refused (tests/test_attacks.py)."""
+    world = Known().lives("web", "a:1").lives("other", "b:1")
+    world.services["web"] = document(
+        f"routes: [{{split: [{{weight: {weight}}}, {{service: other, weight: {weight}}}]}}]"
+    )
+    (planned,) = world.snapshot().services["web"].routes
+    assert planned.shares == (0.5, 0.5)
 
 
 WEIGHTS = st.lists(
