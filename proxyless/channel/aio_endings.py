@@ -26,7 +26,7 @@ async def ending(rpc: Rpc, native: Any) -> Outcome:
         await native.details(),
         await native.debug_error_string(),
     )
-    return wire.failure(error)
+    return wire.failure(rpc, error)
 
 
 def cancel(native: Any) -> None:

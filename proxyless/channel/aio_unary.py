@@ -36,7 +36,7 @@ def _awaited(call: Driven) -> Generator[Any, Any, Any]:
         try:
             response = yield from native.__await__()
         except grpc.aio.AioRpcError as error:
-            call._attempt_over(native, wire.failure(error.with_traceback(None)))  # see `anew`
+            call._attempt_over(native, wire.failure(call._rpc, error.with_traceback(None)))  # see `anew`
         except BaseException:
             # The awaiting task was cancelled, or the call was, or the answer could not be read.
             call.cancel()

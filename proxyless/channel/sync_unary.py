@@ -101,7 +101,7 @@ class _UnaryResponse:
                             if not with_call:
                                 response = response[0]
                     except grpc.RpcError as error:
-                        reply = wire.failure(error)
+                        reply = wire.failure(rpc, error)
                         reply.committed = caller_has_gone()  # nobody waits for another attempt
                 else:
                     if effect.__class__ is Sleep:

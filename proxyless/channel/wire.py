@@ -8,6 +8,7 @@ from typing import Any
 
 import grpc
 
+from proxyless.channel.given import HERE
 from proxyless.model.codes import Code
 from proxyless.script import OK, Outcome, Rpc
 
@@ -21,9 +22,11 @@ FORBIDDEN = frozenset("te host connection keep-alive proxy-connection transfer-e
 _NEVER_SENT = (
     "failed to connect to all addresses",
     "connections to all backends failing",
-    "empty address list",
+    "errors resolving ",
 )
-"""How C-core's messages begin when a connection could not be made (`pick_first.cc`): the request never left."""
+"""How C-core's messages begin when a connection could not be made (`pick_first.cc`) or a name has no address: the
+request never left. They name whom they could not reach, and that has to be the endpoint: a server may say the same
+words of servers of its own, as many do that hand on what has befallen them, and it has seen the request."""
 
 _NEVER_SEEN = ("Stream removed (GOAWAY received", "GOAWAY received")
 """How they begin where a server closed the connection and had not taken the request up: C-core ends so "the streams
@@ -130,7 +133,7 @@ def success(trailers: Any) -> Outcome:
 def ended(rpc: Rpc, native: Any) -> Outcome:
     """How an attempt that is over ended: for calls that say so without waiting (grpcio's synchronous ones)."""
     if native.code() is not grpc.StatusCode.OK:
-        return failure(native)
+        return failure(rpc, native)
     return success(native.trailing_metadata()) if reads_trailers(rpc) else OK
 
 
@@ -153,7 +156,15 @@ def began(native: Any) -> bool:
     return bool(getattr(getattr(native, "_state", None), "initial_metadata", None))
 
 
-def failure(error: Any) -> Outcome:
+def _of_endpoint(details: str, address: str) -> bool:
+    """Whether it is this address that C-core tells of: `…: ipv4:10.0.0.7:50051: Connection refused`."""
+    host, _, port = address.rpartition(":")
+    # Names are told as the addresses that they stand for, IPv6 in another spelling: those by their ports alone.
+    plain = host.replace(".", "").isdecimal()
+    return address == HERE or f":{address if plain else port}: " in details
+
+
+def failure(rpc: Rpc, error: Any) -> Outcome:
     """What a failed call of grpcio's (sync or asyncio) came to. Nothing of the error is lost: it is passed on."""
     status = error.code()
     details = error.details() or ""
@@ -164,7 +175,9 @@ def failure(error: Any) -> Outcome:
         status.value[0] if status is not None else Code.UNKNOWN,
         details,
         trailers=error.trailing_metadata() or (),
-        unsent=status is grpc.StatusCode.UNAVAILABLE and details.startswith(_NEVER_SENT),
+        unsent=status is grpc.StatusCode.UNAVAILABLE
+        and details.startswith(_NEVER_SENT)
+        and _of_endpoint(details, rpc.node.address),
         unseen=status is grpc.StatusCode.UNAVAILABLE and details.startswith(_NEVER_SEEN),
         homemade=details.startswith(_HOMEMADE),
         error=error,

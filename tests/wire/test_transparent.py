@@ -15,8 +15,11 @@ import grpc
 import pytest
 
 from proxyless.channel import wire
+from proxyless.channel.given import HERE
 from tests.wire.echo import Request
+from tests.wire.talks import talk
 from tests.wire.ways import Net, either_way
+from tests.worlds import node, on_route, planned
 
 AGES = [("grpc.max_connection_age_ms", 20), ("grpc.max_connection_age_grace_ms", 2000)]
 """A connection lives for 20 ms, and what was begun on it may take two seconds more."""
@@ -75,14 +78,60 @@ def test_on_asyncio_too(net: Net, way: str) -> None:
     net.run(way, scene)
 
 
+class _Failed:
+    """A call of grpcio's that has failed."""
+
+    def __init__(self, code: grpc.StatusCode, details: str) -> None:
+        self.code, self.details, self.trailing_metadata = lambda: code, lambda: details, lambda: ()
+
+
 def test_it_is_known_by_what_c_core_says() -> None:
     """Words of C-core's that a new release may change; what happened to the request is not told otherwise."""
 
-    class Failed:
-        def __init__(self, code: grpc.StatusCode, details: str) -> None:
-            self.code, self.details, self.trailing_metadata = lambda: code, lambda: details, lambda: ()
-
     goaway = "Stream removed (GOAWAY received; Error code: 0; Debug Text: max_age)"
-    assert wire.failure(Failed(grpc.StatusCode.UNAVAILABLE, goaway)).unseen
-    assert not wire.failure(Failed(grpc.StatusCode.INTERNAL, goaway)).unseen
-    assert not wire.failure(Failed(grpc.StatusCode.UNAVAILABLE, "Stream removed (Socket closed)")).unseen
+    call = on_route(planned(node("10.0.0.7:50051")))
+    call.node = node("10.0.0.7:50051")
+    assert wire.failure(call, _Failed(grpc.StatusCode.UNAVAILABLE, goaway)).unseen
+    assert not wire.failure(call, _Failed(grpc.StatusCode.INTERNAL, goaway)).unseen
+    assert not wire.failure(call, _Failed(grpc.StatusCode.UNAVAILABLE, "Stream removed (Socket closed)")).unseen
+
+
+_ALL = "failed to connect to all addresses; last error: UNKNOWN: "
+
+
+@pytest.mark.parametrize(
+    ("address", "details", "unsent"),
+    [
+        ("10.0.0.7:50051", f"{_ALL}ipv4:10.0.0.7:50051: Connection refused", True),
+        ("10.0.0.7:50051", f"{_ALL}ipv4:10.0.0.9:50051: Connection refused", False),
+        ("10.0.0.7:50051", f"{_ALL}ipv4:110.0.0.7:50051: Connection refused", False),
+        ("10.0.0.7:5005", f"{_ALL}ipv4:10.0.0.7:50051: Connection refused", False),
+        ("[::1]:50051", f"{_ALL}ipv6:%5B::1%5D:50051: Connection refused", True),
+        ("[::1]:50051", f"{_ALL}ipv6:%5B::1%5D:50052: Connection refused", False),
+        ("shop.internal:50051", f"{_ALL}ipv4:10.0.0.7:50051: Connection refused", True),
+        ("shop.internal:50051", "errors resolving shop.internal:50051: [field:hostname lookup error:…]", True),
+        ("10.0.0.7:50051", "errors resolving other.internal:50051: [field:hostname lookup error:…]", False),
+        ("10.0.0.7:50051", "failed to connect to all addresses", False),
+        (HERE, f"{_ALL}ipv4:10.0.0.7:50051: Connection refused", True),
+    ],
+)
+def test_what_never_left_names_the_endpoint(address: str, details: str, unsent: bool) -> None:
+    """C-core names whom it could not reach: of a channel that was given to the mesh nobody knows who that is."""
+    call = on_route(planned(node("a")))
+    call.node = node(address)
+    assert wire.failure(call, _Failed(grpc.StatusCode.UNAVAILABLE, details)).unsent is unsent
+    assert not wire.failure(call, _Failed(grpc.StatusCode.INTERNAL, details)).unsent
+
+
+@pytest.mark.parametrize("style", ["blocking", "future", "aio"])
+def test_a_server_that_hands_on_what_befell_it_has_seen_the_request(net: Net, style: str) -> None:
+    """Many servers abort with the words of a call of their own. It is their answer: nothing says that it may be made
+    again, and they can be reached."""
+    server = net.server()
+    net.document("{routes: [{name: only, retry: {attempts: 2, idempotentOnly: true, on: [unavailable]}}]}")
+    assert net.mesh.ready("echo", timeout=5.0)
+    details = f"{_ALL}ipv4:10.0.0.9:50051: Connection refused"
+    ending = talk(net, "mesh", style, "Unary", Request(fail_code=14, fail_details=details)).end()
+    assert ending.code is grpc.StatusCode.UNAVAILABLE
+    assert len(server.seen) == 1
+    assert [endpoint["state"] for endpoint in net.mesh.status()["endpoints"]] == ["healthy"]
