@@ -78,6 +78,14 @@ def test_without_a_retry_messages_pass_as_they_are() -> None:
     assert not requests.possible()
 
 
+def test_what_was_not_sent_can_be_however_large_it_is() -> None:
+    """The cap is for retries. Without them the first few are kept for an attempt that could not be connected."""
+    requests = Requests(iter([b"x" * 99, b"y"]), 10)
+    assert sent(Reader(requests, plain=False), 1) == [b"x" * 99]
+    assert requests.possible()
+    assert sent(Reader(requests, plain=False), 9) == [b"x" * 99, b"y"]
+
+
 def test_an_attempt_that_comes_too_late_is_told() -> None:
     """Half a stream is never sent as a whole one."""
     requests = Requests(iter([b"xx"] * 9), 3)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import random
+import threading
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -17,7 +19,7 @@ from opentelemetry.sdk.metrics.view import (
     View,
 )
 
-from proxyless.otel.histograms import adds_at_once, feeder
+from proxyless.otel.histograms import _add, adds_at_once, feeder
 from tests.otel.world import collected
 
 BUCKETS = [0.0, 0.1, 0.5, 1.0, 5.0]
@@ -110,6 +112,16 @@ def test_the_limit_on_attributes_holds() -> None:
     for number in range(6):
         twins.take({"n": str(number)}, [0.1, 0.2, 0.3])
     twins.agree()
+
+
+def test_a_collection_that_empties_the_counts_in_between_loses_none() -> None:
+    """With delta temporality the SDK takes the buckets away at a collection: they begin anew, at nothing."""
+    aggregation = SimpleNamespace(
+        _lock=threading.Lock(), _value=None, _boundaries=(1.0, 2.0), _sum=0.0, _min=9.0, _max=0.0, _record_min_max=True
+    )
+    _add(aggregation, [0.5, 1.5, 1.7, 3.0])
+    assert (aggregation._value, aggregation._sum) == ([1, 2, 1], pytest.approx(6.7))
+    assert (aggregation._min, aggregation._max) == (0.5, 3.0)
 
 
 def test_the_sdk_is_as_we_know_it() -> None:
