@@ -29,6 +29,8 @@ DEBOUNCE = 1.0
 REFRESH = 3600.0
 """Seconds after which files are written again though nothing changed, lest a true state look old."""
 
+_NO_TEXT = "\ufffd"
+
 State = tuple[Mapping[str, RawDocument], Mapping[Watched, Sequence[Endpoint]]]
 
 
@@ -178,7 +180,8 @@ class Saver:
 
 
 def _document(raw: RawDocument) -> dict[str, Any]:
-    text = raw.text.decode("utf-8", "replace") if isinstance(raw.text, bytes) else raw.text
+    # Bytes are what is no UTF-8, and was refused for it: nothing that can be written here may be taken for valid.
+    text = _NO_TEXT if isinstance(raw.text, bytes) else raw.text
     lines = [[list(path), line] for path, line in (raw.lines or {}).items()]
     return {
         "key": raw.key,

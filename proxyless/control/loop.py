@@ -180,12 +180,12 @@ class Loop:
             return self._raw is None or not self._watching <= self._endpoints.keys()
 
     def believed(self) -> tuple[Mapping[str, RawDocument], Mapping[Watched, Sequence[Endpoint]]] | None:
-        """The last good state, for the disk: documents in effect, and endpoints that the source itself named."""
+        """For the disk: documents in effect, or if none is, the invalid one (lest its service be called by the
+        defaults), and endpoints that the source itself named."""
         with self._lock:
-            doubted = {*self._stale, *self._suspicions, *self._restored}  # or the disk's own; none takes others along
-            if self._raw is None or "documents" in doubted:
+            if self._raw is None or "documents" in (doubted := {*self._stale, *self._suspicions, *self._restored}):
                 return None
-            documents = {key: accepted.raw for key, accepted in self._accepted.items()}
+            documents = {k: r.raw for k, r in self._rejected.items()} | {k: a.raw for k, a in self._accepted.items()}
             endpoints = {w: e for w, e in self._endpoints.items() if str(w) not in doubted}
             return documents, endpoints
 

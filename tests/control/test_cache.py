@@ -271,6 +271,25 @@ def test_a_restored_state_serves_calls(cache: Cache, clock: FakeClock) -> None:
     assert second.snapshot.services["web"].routes[0].timeout == 3.0
 
 
+@pytest.mark.parametrize("text", ["routes: [{timeout: 3}]", b"routes: [] # \xff"])
+def test_a_service_whose_document_was_never_valid_is_refused_after_a_restart_too(
+    text: str | bytes, cache: Cache, clock: FakeClock
+) -> None:
+    """Nobody may guess what was meant: the defaults would call it, if the disk forgot that there is a document."""
+    first = Hearing("web").lives("web", "a:1")
+    first.loop.documents({"services/web": RawDocument("services/web", text, "7", "kv/services/web")})
+    assert first.call()[1].refused == "not_ready"
+    believed = first.loop.believed()
+    assert believed is not None
+    cache.save(believed)
+    loaded = next_process(cache, clock).load()
+    assert loaded is not None
+    second = Hearing("web")
+    second.loop.restore(*loaded)
+    assert second.call()[1].refused == "not_ready"
+    assert second.errors().keys() == {"services/web"}
+
+
 def test_the_saver_writes_once_what_changed_often(cache: Cache) -> None:
     """From a thread of its own; `close` has what is waiting written, at once."""
     asked = []
