@@ -87,10 +87,15 @@ class View:
         """Whether some of this is what an earlier process wrote down."""
         return bool(self.status["from_disk"])
 
+    @property
+    def in_part(self) -> bool:
+        """Whether it does answer, and only what was asked about some service got no usable answer."""
+        return bool(self.status["stale"]) and "documents" not in self.status["stale"] and not self.from_disk
+
     def end(self, findings: bool = False) -> int:
         """The exit code: what could not be asked weighs more than what was found."""
         if self.trouble:
-            note(f"{self.name} is not answering: {self.trouble}")
+            note(f"{self.name} {'answers in part only' if self.in_part else 'is not answering'}: {self.trouble}")
             if self.from_disk:
                 note("this is what an earlier process wrote to disk; clients go on with the like")
             return 3

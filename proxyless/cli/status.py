@@ -25,7 +25,8 @@ def status(source: Source = None, pid: Pid = None, output: Output = Format.table
     if output is Format.json:
         screen.as_json({**view.status, "endpoints": [shown(entry) for entry in view.status["endpoints"]]})
     else:
-        _show(view.status, "NOT ANSWERING" if view.trouble else "")
+        silent = "ANSWERS IN PART ONLY" if view.in_part else "NOT ANSWERING"
+        _show(view.status, silent if view.trouble else "")
     return view.end(_findings(view.status))
 
 

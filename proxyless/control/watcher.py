@@ -220,4 +220,6 @@ def _refusal(answer: Answer) -> str:
         403: "; the token is unknown, expired or may not read this",
         429: "; too many requests or connections: see http_max_conns_per_client in the agent's limits",
     }.get(answer.status, "")
+    if "No path to datacenter" in said:
+        hint = "; it knows no datacenter of that name, or has lost the way there: see `consul members -wan`"
     return f"Consul answered {answer.status}{' ' + repr(said) if said else ''}{hint}"

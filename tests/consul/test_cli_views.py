@@ -132,6 +132,21 @@ def test_a_frozen_agent_is_shown_from_disk_and_said_to_be_silent(
         agent.cont()
 
 
+def test_a_consul_that_answers_is_not_said_to_be_silent(consul: ConsulAgent, prefix: str) -> None:
+    """One document names a datacenter that is not there: which one is said, and what to look at; the rest is shown."""
+    consul.put_kv(f"{prefix}/services/lost", "discovery: {datacenter: dc9}")
+    consul.put_kv(f"{prefix}/services/shop", "routes: []")
+    result = call("status", "--source", f"consul://{consul.address}?prefix={prefix}")
+    assert result.exit_code == 3
+    assert result.stdout.splitlines()[0].endswith("ANSWERS IN PART ONLY")
+    assert "services/shop" in result.stdout
+    assert "is not answering" not in result.stderr
+    assert result.stderr == (
+        f"note: consul://{consul.address} answers in part only: Consul answered 500 'No path to datacenter'; it knows "
+        "no datacenter of that name, or has lost the way there: see `consul members -wan` (asked where lost@dc9 is)\n"
+    )
+
+
 @pytest.fixture
 def no_consul() -> Iterator[str]:
     """The address of a web server that is not a Consul, and has nothing."""
