@@ -61,7 +61,7 @@ class Continued:
         self, request: Any, timeout: Any, metadata: Any, credentials: Any, _ready: Any, compression: Any
     ) -> Any:
         details = Details(self._method, timeout, metadata, credentials, self._wait_for_ready, compression)
-        return self._continuation(details, request)
+        return _opened(self._continuation(details, request))
 
     future = __call__
 
@@ -69,6 +69,18 @@ class Continued:
         """(response, call); raises how the call failed."""
         call = self(*arguments)
         return call.result(), call
+
+
+def _opened(answer: Any) -> Any:
+    """What an interceptor after ours raised, out of the parcel in which grpcio returns it, which says INTERNAL of all
+    that is in there: the failure of a call is that attempt's end, and anything else is raised again."""
+    if isinstance(answer, grpc.RpcError) and isinstance(answer, grpc.Future) and answer.done():
+        raised = answer.exception()
+        if isinstance(raised, grpc.RpcError):
+            return raised
+        if raised is not None:
+            raise raised
+    return answer
 
 
 _AIO_CALLS = {

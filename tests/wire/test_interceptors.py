@@ -276,3 +276,36 @@ def test_who_comes_after_is_given_metadata_to_ask_and_to_change(net: Net) -> Non
     asyncio.run(scene())
     assert seen == [(["1", "2"], False, 2), (["1", "2"], False, 3), ([], False, 0)]
     assert [[v for k, v in each.metadata if k == "x-after"] for each in server.seen] == [["1"]] * 3
+
+
+def test_who_comes_after_may_raise(net: Net) -> None:
+    """For threads: what an interceptor after ours raises is what the policy judges and the caller is raised."""
+    net.document("{routes: [{retry: {attempts: 1, on: [aborted], backoff: {base: 1ms, max: 1ms}}}]}")
+    server = net.server()
+    mistake = KeyError("its own mistake")
+
+    class Looking(grpc.UnaryUnaryClientInterceptor, grpc.UnaryStreamClientInterceptor):  # type: ignore[type-arg]
+        def intercept_unary_unary(self, continuation: Any, client_call_details: Any, request: Any) -> Any:
+            call = continuation(client_call_details, request)
+            call.result()
+            return call
+
+        def intercept_unary_stream(self, continuation: Any, client_call_details: Any, request: Any) -> Any:
+            raise mistake
+
+    channel = grpc.intercept_channel(grpc.insecure_channel(server.address), *net.mesh.interceptors("echo"), Looking())
+    net.closing(channel.close)
+    unary = channel.unary_unary("/echo.Echo/Unary")  # of bytes, which protobuf's pool does not know
+    for style, call in (("blocking", unary), ("future", lambda request: unary.future(request).result(timeout=5.0))):
+        once = Request(message="m", fail_code=10, fail_times=1, fail_key=style)
+        assert isinstance(call(once.SerializeToString()), bytes)
+        with pytest.raises(grpc.RpcError) as raised:
+            call(Request(message="m", fail_code=5, fail_details="gone").SerializeToString())
+        assert (raised.value.code(), raised.value.details()) == (  # type: ignore[attr-defined]
+            grpc.StatusCode.NOT_FOUND,
+            "gone",
+        )
+    with pytest.raises(KeyError) as own:
+        list(channel.unary_stream("/echo.Echo/ServerStream")(Request(count=1).SerializeToString()))
+    assert own.value is mistake
+    assert net.inflight == 0
