@@ -6,12 +6,14 @@ import asyncio
 import gc
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 from typing import Any
 
 import grpc
 import pytest
-from opentelemetry import baggage, context, trace
+from opentelemetry import baggage, context, propagate, trace
 from opentelemetry.context import Context
+from opentelemetry.propagators.textmap import TextMapPropagator, default_setter
 from opentelemetry.sdk.trace.sampling import (
     ALWAYS_OFF,
     ALWAYS_ON,
@@ -271,6 +273,43 @@ def test_a_child_goes_by_its_parent(net: Net, sampled: bool) -> None:
     (parent,) = scene.parents()
     assert parent.startswith(f"00-{TRACE:032x}-")
     assert (parent.endswith("-01"), f"{SPAN:016x}" in parent) == (sampled, False)
+
+
+@pytest.mark.parametrize("sampled", [True, False])
+def test_baggage_travels_whether_the_trace_is_sampled_or_not(net: Net, sampled: bool) -> None:
+    """What the caller carries along is for the next process, and no affair of the sampler's."""
+    scene = Scene(net, ParentBased(TraceIdRatioBased(0.0)))
+    with inside(remote(sampled), tenant="acme"):
+        scene.stub.Unary(Request())
+    assert [value for key, value in scene.sent if key == "baggage"] == ["tenant=acme"]
+    assert len(scene.parents()) == 1
+
+
+class B3(TextMapPropagator):
+    """Zipkin's single header, in the place of W3C's."""
+
+    fields = frozenset(("b3",))  # type: ignore[assignment]
+
+    def inject(self, carrier: Any, context: Context | None = None, setter: Any = default_setter) -> None:
+        span = trace.get_current_span(context).get_span_context()
+        if span.is_valid:
+            setter.set(carrier, "b3", f"{span.trace_id:032x}-{span.span_id:016x}-{int(span.trace_flags.sampled)}")
+
+    def extract(self, carrier: Any, context: Context | None = None, getter: Any = None) -> Context:
+        return context or Context()
+
+
+@pytest.mark.parametrize("wanted", [True, False])
+def test_another_propagator_writes_its_own(net: Net, wanted: bool) -> None:
+    """Of a root that is sampled, and of one that is not: in its own words, and nothing in W3C's."""
+    net.closing(partial(propagate.set_global_textmap, propagate.get_global_textmap()))
+    propagate.set_global_textmap(B3())
+    scene = Scene(net, ParentBasedTraceIdRatio(float(wanted)))
+    scene.stub.Unary(Request())
+    (b3,) = (str(value) for key, value in scene.sent if key == "b3")
+    trace_id, span_id, flag = b3.split("-")
+    assert (int(trace_id, 16) > 0, int(span_id, 16) > 0, flag) == (True, True, str(int(wanted)))
+    assert (scene.parents(), len(scene.told.spans())) == ([], wanted)
 
 
 class Asked(Sampler):
