@@ -312,7 +312,7 @@ class Route:
         problems = []
         if self.split and self.direct_response:
             problems.append(("directResponse", "can't stand beside split: a call is either sent or answered here"))
-        if self.hedge and self.retry and self.retry.attempts:
+        if self.hedge and self.retry and self.retry.counts:
             problems.append(("hedge", "can't stand beside retry: hedging takes the place of retries (gRFC A6)"))
         if self.split and not sum(split.weight for split in self.split) > 0:
             problems.append(("split", "must have a weight above 0: all are 0, so no call could go anywhere"))

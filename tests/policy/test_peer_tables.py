@@ -10,9 +10,11 @@ from itertools import repeat
 import pytest
 
 from proxyless.model.codes import Code
+from proxyless.model.localities import Failover, LocalityPolicy
 from proxyless.model.matches import HeaderMatch, Range
 from proxyless.model.quantities import Duration
 from proxyless.model.routes import Fault, FaultAbort, FaultDelay
+from proxyless.model.topology import NOWHERE, Endpoint, Locality
 from proxyless.model.traffic import CircuitBreaker
 from proxyless.policy.balancers.ring_hash import lay
 from proxyless.policy.breaker import CLOSED, HALF_OPEN, OPEN, Breaker
@@ -20,6 +22,7 @@ from proxyless.policy.budget import RetryBudget
 from proxyless.policy.fault import Faults
 from proxyless.policy.locality.loads import Level, effective_weight, priority_loads
 from proxyless.policy.matcher import header, joined
+from tests.policy.test_locality_rows import ranked
 from tests.worlds import balancing
 
 BASE = "envoy@247ad916 load_balancing_policies/common/load_balancer_impl_base_test.cc"
@@ -176,3 +179,44 @@ def test_whoever_is_healthy_the_shares_are_whole(seed: int) -> None:
         assert sum(loads.percent) == 100 * somebody
         assert all(share >= 0 for share in loads.percent)
         assert not any(share for share, level in zip(loads.percent, levels, strict=True) if not level.total)
+
+
+NETWORK, CLUSTER = "topology.istio.io/network", "topology.istio.io/cluster"
+SIX = [("n1", "c1", ""), ("n2", "c2", "value"), ("n1", "c3", "value"), ("n2", "c4", "value")]
+SIX += [("n1", "c1", "value"), ("n2", "c2", "value")]
+
+
+@pytest.mark.parametrize(
+    ("ladder", "mine", "priorities"),
+    [
+        ((NETWORK, CLUSTER), {NETWORK: "test", CLUSTER: "test"}, [0] * 6),  # match none label
+        ((NETWORK, CLUSTER), {NETWORK: "n1", CLUSTER: "test"}, [0, 1, 0, 1, 0, 1]),  # match network label
+        (("key", NETWORK, CLUSTER), {"key": "value", NETWORK: "n2", CLUSTER: "c2"}, [3, 0, 2, 1, 2, 0]),  # match all
+        ((f"{NETWORK}=n1",), {NETWORK: "n2", CLUSTER: "test"}, [0, 1, 0, 1, 0, 1]),  # per the overridden value
+        ((f"{NETWORK}=n3",), {NETWORK: "n1", CLUSTER: "test"}, [0] * 6),  # no endpoints with overridden value
+    ],
+)
+def test_istios_ladder_of_labels(ladder: tuple[str, ...], mine: dict[str, str], priorities: list[int]) -> None:
+    """istio@7cfed122 pilot/pkg/networking/core/loadbalancer/loadbalancer_test.go, FailoverPriority."""
+    endpoints = [
+        Endpoint(f"10.0.0.{n}:1", labels={NETWORK: network, CLUSTER: cluster, **({"key": key} if key else {})})
+        for n, (network, cluster, key) in enumerate(SIX, 1)
+    ]
+    policy = LocalityPolicy(distribute=(), failover=(), failover_priority=ladder)
+    assert ranked(endpoints, NOWHERE, mine, policy) == priorities
+
+
+def test_istios_labels_before_its_regions() -> None:
+    """The same, "FailoverPriority with Failover": labels first, then how far, then where `failover` points."""
+    known = [("n1", "c1", "region1/zone1/subzone1"), ("n2", "c2", "region1/zone2/subzone2")]
+    known += [("n1", "c3", "region2/zone2/subzone2"), ("n2", "c4", "region3/zone3/subzone3")]
+    known += [("n2", "c2", "region2/zone2/subzone2"), ("n1", "c6", "region3/zone3/subzone3")]
+    endpoints = [
+        Endpoint(f"10.0.0.{n}:1", labels={NETWORK: network, CLUSTER: cluster}, locality=Locality.parse(place))
+        for n, (network, cluster, place) in enumerate(known, 1)
+    ]
+    policy = LocalityPolicy(
+        distribute=(), failover=(Failover("region1", "region2"),), failover_priority=(NETWORK, CLUSTER)
+    )
+    here = Locality("region1", "zone1", "subzone1")
+    assert ranked(endpoints, here, {NETWORK: "n2", CLUSTER: "c2"}, policy) == [3, 0, 4, 2, 1, 5]
