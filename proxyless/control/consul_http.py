@@ -241,9 +241,11 @@ def _reason(error: BaseException, timeout: float) -> str:
         return "the connection ended in the middle of the answer"
     if "DecodeError" in names:
         return "the answer can't be decompressed"
+    if names & {"BadStatusLine", "LineTooLong", "HTTPException"}:
+        return "what answers there does not speak HTTP as Consul does; is it the port of Consul's HTTP API?"
     last = seen[-1]
     if isinstance(last, ssl.SSLError):
         return f"TLS failed: {getattr(last, 'verify_message', '') or last.reason or last}"
     if isinstance(last, OSError) and last.strerror:
         return last.strerror[:1].lower() + last.strerror[1:]
-    return f"{type(last).__name__}: {str(last)[:200]}"
+    return f"{type(last).__name__}: {ascii(str(last)[:200])[1:-1]}"  # whoever answers may have chosen the words

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
+import socket
+import threading
 import time
 from pathlib import Path
 
@@ -159,6 +162,35 @@ def test_answers_beside_a_watch_are_doubted_in_plain_words(
         sink.until("stale", lambda reason: reason.startswith("what ") and reason.endswith("is that really Consul?"))
         proxy.lie = honest
         sink.until("fresh", lambda _: True, watch=str(nobody))
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        b"\x1b[2Jall is well\r\n",
+        b"SSH-2.0-OpenSSH_9.6\r\n",
+        b"HTTP/1.1 200 OK\r\nX: " + b"a" * 100_000,
+        b"HTTP/1.1 200 OK\r\n" + b"X: \x1b[2J\r\n" * 500 + b"\r\n",
+    ],
+    ids=["a terminal's words", "SSH", "a long header", "many headers"],
+)
+def test_what_is_no_http_is_told_in_our_own_words(answer: bytes) -> None:
+    """The wrong port, or somebody who chooses what stands in our log: not a character of it is repeated."""
+    with socket.create_server(("127.0.0.1", 0)) as server:
+
+        def serve() -> None:
+            with contextlib.suppress(OSError):  # the end of the test
+                while True:
+                    connection, _ = server.accept()
+                    with connection:
+                        connection.recv(65536)
+                        connection.sendall(answer)
+
+        (thread := threading.Thread(target=serve, daemon=True)).start()
+        with following(f"127.0.0.1:{server.getsockname()[1]}") as (_, sink):
+            sink.until("stale", lambda reason: reason.startswith("what answers there does not speak HTTP"))
+        server.shutdown(socket.SHUT_RDWR)
+        thread.join(5.0)
 
 
 @pytest.mark.parametrize("index", [0, 3, 1 << 63, "many"])
