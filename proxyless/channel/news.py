@@ -70,8 +70,7 @@ class Waiter:
                 return
             self._over = True
         self._slot.unsubscribe(self._look)
-        # Not here: this may be the publishing thread, and what the caller does when called back may wait for
-        # it.
+        # Not here: this may be the publishing thread, and what the caller does when called back may wait for it.
         self._timers.after(0.0, lambda: self._resume(reply))
 
 

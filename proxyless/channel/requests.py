@@ -1,8 +1,9 @@
 """Streams of requests that can be sent again: what is read from the caller is kept while that may be needed.
 
-"The client library will buffer outgoing messages … until the RPC is committed", and "when the buffer is full
-… the RPC is committed" - gRFC A6. So a stream can be tried again until the caller has seen something of an
-answer, or until more was read than may be kept. A message is serialized once, for however many attempts.
+"As long as the entirety of the outgoing message is in the buffer, it can be resent and retried. But as soon as the
+outgoing message grows too large to buffer, the gRPC client library cannot replay the entire stream of messages" -
+gRFC A6. So a stream can be tried again until the caller has seen something of an answer, or until more was read than
+may be kept. A message is serialized once, for however many attempts.
 
 Without a retry policy only the first few are kept. grpcio takes a request from the caller's iterator before
 there is a connection to send it on; where that can't be made, nothing has left the process and another

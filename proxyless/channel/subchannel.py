@@ -27,8 +27,7 @@ from proxyless.model.traffic import Connection
 T = TypeVar("T")
 
 LINGER = 1.0
-"""Seconds between the last call on an unnamed endpoint and the closing of its connection: a call that read
-the
+"""Seconds between the last call on an unnamed endpoint and the closing of its connection: a call that read the
 snapshot just before the swap has long picked and begun by then."""
 
 
@@ -201,8 +200,7 @@ class Subchannels:
     def renew(self) -> None:
         """In a forked child: the parent's channels are dropped, not closed; touching them could hang."""
         abandon(*self._channels.values())
-        # One thread polls for all asyncio channels of a process. It lives while there are any, and not in a
-        # child.
+        # One thread polls for all asyncio channels of a process. It lives while there are any, and not in a child.
         self._aio_lost = self._aio_lost or any(key[0] is not None for key in self._channels)
         self._channels = {}
         self._lock = threading.RLock()

@@ -145,8 +145,8 @@ def _reword(error: Any, details: str) -> None:
 
 
 def began(native: Any) -> bool:
-    """Whether an answer had begun before the failure: "when the client receives Response-Headers, the RPC is
-    committed" - gRFC A6. What a server sends with its status alone has no initial metadata.
+    """Whether an answer had begun before the failure: an RPC becomes committed when "the client receives
+    Response-Headers" - gRFC A6. What a server sends with its status alone has no initial metadata.
 
     As far as grpcio knows now. Its `initial_metadata()` may block, and not only the caller's thread; so what it
     keeps in private is looked at (1.85.1), and where there is no such thing no answer had begun.

@@ -3,9 +3,9 @@
 `begin` and `ended` stand around the attempt, so that in-flight counts are right whatever happens: success,
 failure, cancellation, or a caller who lets go of a stream (the driver closes the script, `finally` runs).
 
-`begin` is where `limits.maxRequests` is asked, for it and the in-flight counts stand behind one lock: "If a
-request exceeds the maximum number of concurrent requests, it is failed with UNAVAILABLE. Such failed calls will
-not be retried." - gRFC A32. Each attempt is admitted anew; a refused one has chosen a node and not touched it.
+`begin` is where `limits.maxRequests` is asked, for it and the in-flight counts stand behind one lock: where too many
+are under way, "it will fail the call with status UNAVAILABLE. Such failed calls will not be retried" - gRFC A32. Each
+attempt is admitted anew; a refused one has chosen a node and not touched it.
 """
 
 from __future__ import annotations

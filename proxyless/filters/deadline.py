@@ -6,7 +6,7 @@ from proxyless.script import Outcome, Rpc, Script, Service
 
 
 def deadline(rpc: Rpc, next: Service) -> Script[Outcome]:
-    """Take the earlier of what the caller and the route allow ("never extends the app deadline" - gRFC A31)."""
+    """Take the earlier of what the caller and the route allow: a route's timeout extends nobody's (as in gRFC A31)."""
     timeout = rpc.route.timeout
     if timeout is not None:
         at = rpc.now + timeout

@@ -1,6 +1,6 @@
 """Faults on purpose: a delay is felt as a real one, an abort tests the caller and not our retries.
 
-"Abort by fault is generated above retry" (Envoy; gRFC A33, A39): it is never tried again.
+As with Envoy and in gRPC (gRFC A33, A39) an abort is made above retry: it is never tried again.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """Which route a call follows, and which destination of it: decided once, before everything else.
 
-"Routing happens in a ConfigSelector, once per RPC, before LB and before retries" (gRFC A31).
+Routing is the ConfigSelector's in gRPC: once per RPC, before load balancing and before retries (gRFC A31).
 """
 
 from __future__ import annotations

@@ -20,7 +20,7 @@ Literally = Annotated[str, AtMost(LONGEST)]
 Regex = Annotated[str, AtMost(LONGEST_REGEX)]
 
 BARE: Mapping[str, str] = {"content-type": "application/grpc"}
-"""The headers that every request carries: "content-type matches as application/grpc" - gRFC A28."""
+"""The headers that every request carries, and routes may match on: as in gRFC A28."""
 
 _WAYS = ("exact", "prefix", "suffix", "contains", "regex")
 

@@ -1,8 +1,8 @@
 """How long to wait before a retry, and when to give up: tenacity's strategies, asked with our own dice.
 
-Full jitter: retry n waits 0 to min(base * 2 ** (n - 1), max) (Envoy `JitteredExponentialBackOffStrategy`; "the
-return on implementing full jitter is large" - AWS). tenacity draws from the global dice, which no test could
-hold still, so it is asked for the bound and the draw is made here.
+Full jitter: retry n waits 0 to min(base * 2 ** (n - 1), max) (Envoy `JitteredExponentialBackOffStrategy`; "The return
+on implementation complexity of using jittered backoff is huge" - AWS Architecture Blog). tenacity draws from the global
+dice, which no test could hold still, so it is asked for the bound and the draw is made here.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ def next_delay(
     """Seconds to wait after `failed` attempts, or None when that was the last.
 
     `told`: how many of them had failed when the server last said how long to wait; from there the range grows
-    anew ("the backoff is reset to the initial one" - gRFC A6).
+    anew ("retry delay will reset to initial backoff for the following retry" - gRFC A6).
     """
     stop, wait = strategies(base, longest, attempts)
     return None if stop(Turn(failed, elapsed)) else rng() * wait(Turn(failed - told, elapsed))

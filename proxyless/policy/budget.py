@@ -5,7 +5,7 @@ and withdrawals live in one sliding window of ten slots, beside a constant reser
 caller's to decide, and there Linkerd's rule is kept: a retryable failure deposits nothing, so a total outage
 starves retries instead of feeding them.
 
-"Every ttl has `reserve` tokens", says Finagle, and "(approximate)": its `WindowedAdder` sums nine slots that are
+"Every `ttl` has `reserve` tokens", says Finagle, and "(approximate)": its `WindowedAdder` sums nine slots that are
 over and the one that has begun, 0.9 to 1 `ttl`, and so does this. Where retries take the whole reserve at the end
 of one slot, they may take it again 0.9 `ttl` later: over a long outage that is the reserve once per 0.9 `ttl`.
 """

@@ -1,9 +1,9 @@
 """Keeping calls away from an endpoint that can't be connected, as gRPC's own balancers do.
 
-"Picks among READY subchannels" (gRPC round_robin): with a channel per endpoint the mesh sees a connection fail
-only when a call does, so the first failure marks the endpoint down for a while, and after that one call at a
-time finds out whether it is back (Finagle `FailFastFactory`). This is about connections alone; endpoints that
-answer with errors are outlier detection's.
+gRPC's round_robin picks among those that are READY: with a channel per endpoint the mesh sees a connection fail only
+when a call does, so the first failure marks the endpoint down for a while, and after that one call at a time finds out
+whether it is back (Finagle `FailFastFactory`). This is about connections alone; endpoints that answer with errors are
+outlier detection's.
 """
 
 from __future__ import annotations

@@ -105,7 +105,7 @@ def header(name: str, match: HeaderMatch, *, missing_is_empty: bool = False) -> 
 
     def test(headers: Headers, _rng: Rng | None = None) -> bool:
         value = headers.get(name, default)
-        # "a missing header never matches, even inverted" - Envoy treat_missing_header_as_empty: false
+        # A missing header never matches, not even inverted: Envoy's `treat_missing_header_as_empty: false`.
         return value is not None and ask(value) is not invert
 
     return test

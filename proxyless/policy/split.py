@@ -1,7 +1,7 @@
 """Weighted split: a number drawn once per call decides which destination it goes to.
 
-"Routing happens in a ConfigSelector, once per RPC, before LB and before retries" (gRFC A31): every attempt of
-a call stays with the destination that was drawn. Weights are relative; shares of 0.01 % and less hold.
+Routing is the ConfigSelector's in gRPC: once per RPC, before load balancing and before retries (gRFC A31). So every
+attempt of a call stays with the destination that was drawn. Weights are relative; shares of 0.01 % and less hold.
 """
 
 from __future__ import annotations

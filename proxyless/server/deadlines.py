@@ -145,9 +145,9 @@ def instant(left: float | None, now: float, reserve: float) -> float | None:
 def rounding(left: float) -> float:
     """How much of `left` seconds may have been added on the way.
 
-    "A hop never lengthens a deadline" (Finagle's law), but C-core does: it sends a timeout in whole
-    milliseconds and three digits, both rounded up (`timeout_encoding.cc`), so that 5 s arrive as 5.01 s. A
-    tenth of it may have passed since, and with it a digit.
+    A hop must never lengthen a deadline (Finagle's `Deadline.combined` takes the earlier), but C-core does: it sends a
+    timeout in whole milliseconds and three digits, both rounded up (`timeout_encoding.cc`), so that 5 s arrive as
+    5.01 s. A tenth of it may have passed since, and with it a digit.
     """
     exponent = math.floor(math.log10(left * 1.1)) if left > 1.0 / 1.1 else -1
     return float(10.0 ** (exponent - 2)) + 0.001

@@ -1,4 +1,5 @@
-"""Weighted random choice. "Better than round robin if no health checking" (Envoy), and needs no memory at all."""
+"""Weighted random choice: it "generally performs better than round robin if no health checking policy is configured"
+(Envoy), and needs no memory at all."""
 
 from __future__ import annotations
 

@@ -45,7 +45,7 @@ class Reports:
     def observe(self, result: Result, _seconds: float | None, now: float) -> None:
         """Read the report of an attempt, if there is one."""
         if result.unsent:
-            self._since = inf  # "blackout … restarts when the connection is lost": reports begin anew with the next one
+            self._since = inf  # the blackout begins anew with the next connection (gRFC A58), and so do reports
             return
         report = read(result.trailers)
         found = weight(report, self._penalty) if report is not None else 0.0

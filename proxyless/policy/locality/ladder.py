@@ -182,7 +182,7 @@ class Ladder:
     def elsewhere(self, info: PickInfo, tried: Iterable[NodeState]) -> NodeState | None:
         """A node that is well in a place where none of `tried` is, the nearest first; None where there is none.
 
-        As Envoy's `previous_priorities`: "Attempt to select a priority that has not been tried".
+        As Envoy's `previous_priorities`, by which "other priorities will be targeted in subsequent retry attempts".
         """
         been = {self._rung_of.get(node) for node in tried}
         left = [index for index, well in enumerate(self._well) if well > 0 and index not in been]

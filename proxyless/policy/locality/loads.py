@@ -38,7 +38,7 @@ def health(healthy: int, total: int, overprovisioning: int = 140) -> int:
 def priority_loads(levels: Sequence[Level], overprovisioning: int = 140, panic_threshold: float = 50.0) -> Loads:
     """Spread 100 percent over the priorities (Envoy `LoadBalancerBase::recalculatePerPriorityState`).
 
-    "If normalized total health is 100%, then no panic": only when all priorities together can't hold is a
+    "Never set panic mode if normalized total health is 100%": only when all priorities together can't hold is a
     priority under the threshold in a panic. When all of them are, calls are spread by the number of members. With
     a threshold of 0 there is no panic, and where nobody is healthy no load is anybody's.
     """
