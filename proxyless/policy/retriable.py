@@ -21,7 +21,18 @@ CONFLICTS = frozenset((Code.ABORTED, Code.ALREADY_EXISTS))
 _SETS = {"5xx": SERVER_ERRORS, "gateway-error": GATEWAY_ERRORS, "retriable-4xx": CONFLICTS}
 _TIMED_OUT = frozenset(("5xx", "gateway-error", "reset", "deadline-exceeded"))
 """Words that a per-try timeout answers to: Envoy's `reset` is "disconnect/reset/read timeout"."""
-_RESET = ("Socket closed", "Connection reset", "Broken pipe", "RST_STREAM", "GOAWAY", "Stream removed", "recvmsg:")
+_RESET = (
+    "Socket closed",
+    "Connection reset",
+    "Broken pipe",
+    "RST_STREAM",
+    "GOAWAY",
+    "Stream removed",
+    "recvmsg:",
+    "Internal error from Core",
+)
+"""The last is grpcio's on asyncio (1.85.1): a request of a stream could not be written, because the call had ended.
+What the server said of it, if it did, is lost then, for good."""
 _REFUSED = ("error code 7", "REFUSED_STREAM")
 
 

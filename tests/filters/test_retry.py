@@ -47,6 +47,12 @@ def test_attempts_counts_retries_and_the_last_failure_is_the_call_s() -> None:
         ("[5xx]", Outcome(Code.NOT_FOUND), 1),
         ("[connect-failure]", UNREACHABLE, 2),
         ("[connect-failure]", UNAVAILABLE, 1),
+        (
+            "[reset]",
+            Outcome(Code.INTERNAL, "Internal error from Core"),
+            2,
+        ),  # grpcio on asyncio: it could not be written
+        ("[unavailable]", Outcome(Code.INTERNAL, "Internal error from Core"), 1),
     ],
 )
 def test_what_is_tried_again_is_what_the_policy_names(on: str, answer: Outcome, tries: int) -> None:
