@@ -9,16 +9,17 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Iterator, Sequence
-from queue import SimpleQueue
+from queue import Empty, SimpleQueue
 from typing import TYPE_CHECKING, Any
 
 import grpc
 
 from proxyless.channel import wire
-from proxyless.channel.news import Waiter
+from proxyless.channel.news import LOOK, Waiter
 from proxyless.channel.sync_shadow import cast
 from proxyless.channel.wires import SyncWires
 from proxyless.context import Scope
+from proxyless.errors import MeshRpcError
 from proxyless.model.codes import Code
 from proxyless.script import OPEN, Adopt, Outcome, Race, Rpc, Send, Shadow, Sleep, Spawn, Wait
 
@@ -67,6 +68,8 @@ class Branch:
         self._script = effect.service(effect.rpc)
         self._lock = threading.RLock()
         self._over = False
+        self.waits = False
+        """Whether it has no attempt under way, but waits until it may make one."""
         self._unread = False
         """Whether a thread waits for the first message of the stream: what it sees comes before the end."""
 
@@ -103,6 +106,7 @@ class Branch:
                 self._over = True
                 self.outcome = stop.value
                 return
+            self.waits = isinstance(effect, (Sleep, Wait))
             if isinstance(effect, Send):
                 reply = self._attempt()
                 if reply is not None:
@@ -264,7 +268,13 @@ class Branches:
         if scope is not None:
             scope.join(said, _wake)
         first = self.race(effect, said.put)
-        return said.get() if first is RACING else first
+        while first is RACING:
+            try:
+                first = said.get(timeout=LOOK)
+            except Empty:
+                if self.channel.closed and all(branch.waits for branch in self._all if branch.outcome is None):
+                    raise MeshRpcError(Code.CANCELLED, "closed", "Channel closed!") from None
+        return first
 
     def answer(self, response: Any, with_call: bool) -> Any:
         """What the caller is given: of the attempt that won, where the call was hedged; else `response`."""

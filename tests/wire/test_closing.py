@@ -98,9 +98,11 @@ def test_a_blocking_call_outlives_its_channel(net: Net) -> None:
     assert answers == ["m"]
 
 
+@pytest.mark.parametrize("document", ["{}", "{routes: [{hedge: {delay: 10ms, attempts: 2}}]}"], ids=["plain", "hedged"])
 @pytest.mark.parametrize("closed", ["channel", "mesh"])
-def test_closing_ends_a_call_that_waits_for_an_endpoint(net: Net, closed: str) -> None:
+def test_closing_ends_a_call_that_waits_for_an_endpoint(net: Net, closed: str, document: str) -> None:
     """Nobody goes on waiting for an endpoint on a channel that is closed, in whatever style."""
+    net.document(document)
     net.endpoints()
     channel = net.channel()
     stub = echo_pb2_grpc.EchoStub(channel)
@@ -112,7 +114,7 @@ def test_closing_ends_a_call_that_waits_for_an_endpoint(net: Net, closed: str) -
         except grpc.RpcError as error:
             codes.append(error.code())
 
-    thread = threading.Thread(target=block)
+    thread = threading.Thread(target=block, daemon=True)
     thread.start()
     future = stub.Unary.future(Request(), wait_for_ready=True)
     stream = stub.ServerStream(Request(), wait_for_ready=True)
