@@ -34,6 +34,8 @@ class Entrance:
         self._renew = renew
         self.busy = busy
         """Whether calls are under way."""
+        self._holds = False
+        """Whether a fork is about to happen."""
         self._watchers: tuple[Watcher, ...] = ()
         self.asleep = False
         """Whether this is a forked child in which nothing has been used yet."""
@@ -53,7 +55,8 @@ class Entrance:
     def _watch(self, edit: Callable[[tuple[Watcher, ...]], tuple[Watcher, ...]]) -> None:
         with self._lock:
             self._watchers = edit(self._watchers)
-            self._enter_by(self._head())
+            if not self._holds:
+                self._enter_by(self._head())
 
     def _head(self) -> Service:
         return self._first_call if self.asleep else watched(ENTRY, self._watchers)
@@ -62,19 +65,23 @@ class Entrance:
 
     def hold(self) -> bool:
         """Calls that begin from now on wait until `release`. Returns whether it helps to wait for those under way."""
-        self._forked.clear()
-        self._enter_by(self._held)
+        with self._lock:
+            self._holds = True
+            self._forked.clear()
+            self._enter_by(self._held)
         return not self._polled()
 
     def release(self) -> None:
         """The fork is over, and this is the parent."""
         with self._lock:
+            self._holds = False
             self._enter_by(self._head())
         self._forked.set()
 
     def renew(self) -> None:
         """In a child: the rest waits for the first use, for many children never make a call."""
         self._locks()
+        self._holds = False
         self.asleep = True
         self._renew()
         self._enter_by(self._head())

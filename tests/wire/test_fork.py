@@ -243,6 +243,22 @@ def test_a_call_that_begins_during_a_fork_waits_for_it(net: Net) -> None:
         assert ended.pop() >= released
 
 
+def test_who_begins_to_watch_during_a_fork_opens_no_gate(net: Net) -> None:
+    """Telemetry that is set up in that moment, or a tap, lets no call into gRPC; it is seen when the fork is over."""
+    net.server()
+    stub, watching = net.stub(), Watching()
+    stub.Unary(Request())
+    forks._before()
+    net.mesh.watch(watching)
+    thread = threading.Thread(target=lambda: stub.Unary(Request()))
+    thread.start()
+    thread.join(0.1)
+    assert (thread.is_alive(), net.inflight) == (True, 0)
+    forks._in_parent()
+    thread.join(5.0)
+    assert [line.split()[0] for line in watching.lines] == ["begin", "attempt", "attempted", "ended"]
+
+
 def test_a_fork_waits_for_calls_under_way_but_not_for_long_ones(net: Net) -> None:
     """A call of 30 ms has left gRPC when the process forks; one of 2 s keeps a fork for a quarter of a second."""
     net.server()
