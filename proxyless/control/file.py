@@ -21,6 +21,7 @@ from proxyless.control.syntax import Parsed, parse
 from proxyless.control.wording import MOST, decoded, finding
 from proxyless.model.documents import FileEndpoint
 from proxyless.model.findings import Finding, Invalid
+from proxyless.model.quantities import NAME
 from proxyless.model.topology import NOWHERE, Endpoint, Locality, Watched
 
 LOOK = 0.1
@@ -195,8 +196,18 @@ def _parts(file: str, parsed: Parsed) -> dict[str, RawDocument]:
         data = parsed.data["mesh"] if key == MESH_KEY else services[path[1]]
         data = {} if data is None else data  # `web:` with nothing below it is a service with no rules
         origin = f"{file}#{'.'.join(path)}"
-        documents[key] = RawDocument(key, "", _version(data), origin, data, lines.get(path, {}))
+        wrong = () if key == MESH_KEY else _misnamed(path[1], parsed.lines.get(path))
+        documents[key] = RawDocument(key, "", _version(data), origin, data, lines.get(path, {}), wrong)
     return documents
+
+
+def _misnamed(service: str, line: int | None) -> tuple[Finding, ...]:
+    """What is wrong with the name of a bundle's document: no split could name it, and out of KV none would read it."""
+    try:
+        NAME.check(service)
+    except ValueError as wrong:
+        return (Finding("", f"the name of a service {wrong}", line),)
+    return ()
 
 
 def _findings_in(documents: Mapping[str, RawDocument]) -> list[Finding]:

@@ -101,6 +101,16 @@ def test_a_file_that_is_no_document_is_said_to_be_none(run: Run, tmp_path: Path,
     assert says in result.stdout
 
 
+@pytest.mark.parametrize("name", ["a/b", "", " ", "a\\nb", "..", "\\0"])
+def test_a_bundle_s_name_that_no_client_would_read_is_a_finding(run: Run, tmp_path: Path, name: str) -> None:
+    """`apply` would write it, say "created", and it would have no effect: the keys of KV are names of services."""
+    result = run("validate", "-f", write(tmp_path, "b.yaml", f'services:\n  ok: {{}}\n  "{name}": {{}}\n'))
+    assert result.exit_code == 1
+    (line,) = result.stdout.splitlines()
+    assert "b.yaml:3: services[" in line
+    assert "the name of a service must " in line
+
+
 def test_the_same_document_twice_is_a_finding(run: Run, tmp_path: Path) -> None:
     """Nobody can know which one is meant."""
     one = write(tmp_path, "one.yaml", "service: web\n")

@@ -286,3 +286,13 @@ def test_the_watching_thread_sees_an_edit_and_ends_with_the_source(file: Path) -
     finally:
         source.close()
     assert [endpoint.address for endpoint in heard[0]] == ["a:1"]
+
+
+def test_a_bundle_s_document_without_a_service_s_name_has_no_effect_and_others_have(tmp_path: Path) -> None:
+    """Each part is judged by itself."""
+    bundle = "services:\n  web: {%s}\n  a/b: {routes: []}\n" % (GONE % "good")
+    (path := tmp_path / "mesh.yaml").write_text(bundle)
+    reading = Reading(path, "web")
+    assert answer(reading) == "good"
+    (error,) = reading.errors()["services/a/b"]
+    assert error == 'line 3: the name of a service must be letters, digits and inner . _ -, got "a/b"'
