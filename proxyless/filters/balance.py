@@ -25,9 +25,10 @@ HOST_SELECTION_ATTEMPTS = 5
 """As Istio sets Envoy's `host_selection_retry_max_attempts`."""
 REPEATS = 8
 BREATH = 0.001
-"""Attempts that may meet the end of a connection before it is the call's failure. The first is made again at once; it
-may meet the same connection, which a busy C-core closes some milliseconds later: so those after it wait for 1 ms, 2,
-4 … 64, 0.13 s in all. A server that takes nothing up must not be asked for ever."""
+"""How often an attempt that met the end of its connection is made again before that is the call's failure. The first
+time at once, and free; that may meet the same connection, which a busy C-core closes some milliseconds later, so those
+after it wait for 1 ms, 2, 4 … 64, 0.13 s in all. These are paid for like retries: a server that takes nothing up, or
+hands on what it was told by another that does not, must not be asked nine times by everybody who calls it."""
 SMALL = 64
 """Nodes that are looked through when the draws found none: all of a small cluster, enough of a large one."""
 
@@ -35,11 +36,10 @@ SMALL = 64
 def balance(rpc: Rpc, _next: Service) -> Script[Outcome]:
     """Pick, send, and say how it went."""
     # held: whether this call has a place among those under way, though no attempt of it is
-    pause, held, destination = FIRST_PAUSE, False, rpc.cluster.state
+    pause, held, repeats, destination = FIRST_PAUSE, False, 0, rpc.cluster.state
     try:
         while True:
-            node = rpc.cluster.picker.pick(rpc)
-            ticket = 0
+            node, ticket = rpc.cluster.picker.pick(rpc), 0
             if node is not None and (node.outlier.out or node.reachable_at or rpc.tried is not None):
                 node, ticket = _choose(rpc, node)
             if node is None:
@@ -69,7 +69,7 @@ def balance(rpc: Rpc, _next: Service) -> Script[Outcome]:
                     verdict, held = SUCCESS, False
                     destination.ended(node, 0, False, rpc.now, ticket)
                 else:
-                    verdict = _verdict(rpc, outcome)
+                    verdict = _verdict(rpc, outcome, repeats)
                     held = verdict.holds
                     destination.ended(node, verdict.code, verdict.local, rpc.now, ticket, held)
                 if node.feedback is not None and not (outcome.refused or outcome.homemade):
@@ -81,7 +81,8 @@ def balance(rpc: Rpc, _next: Service) -> Script[Outcome]:
             _reached(rpc, node, outcome)
             if not (held or verdict.repeats):
                 return outcome
-            until = rpc.now + (pause if held else _breath(rpc))
+            until = rpc.now + (pause if held else _breath(repeats))
+            repeats += verdict.repeats
             if (moved := (yield from _look_again(rpc, until))) is not None:
                 return moved
             pause = min(pause * 2, LONGEST_PAUSE)
@@ -106,11 +107,11 @@ class Verdict(NamedTuple):
 SUCCESS = Verdict(0)
 
 
-def _verdict(rpc: Rpc, outcome: Outcome) -> Verdict:
+def _verdict(rpc: Rpc, outcome: Outcome, repeats: int) -> Verdict:
     # refusals of ours and attempts that their caller spoilt, or gave up, say nothing about the endpoint
     if outcome is ABANDONED or outcome.refused or outcome.homemade:
         return Verdict(None)
-    if outcome.unseen and _may_repeat(rpc, outcome):
+    if outcome.unseen and _may_repeat(rpc, outcome, repeats):
         rpc.tried = (*(rpc.tried or ()), rpc.node)
         return Verdict(None, repeats=True)  # nor does a server that ends its connections in turn: max_connection_age
     late = outcome.code == Code.DEADLINE_EXCEEDED and rpc.deadline is not None and rpc.now >= rpc.deadline
@@ -119,17 +120,27 @@ def _verdict(rpc: Rpc, outcome: Outcome) -> Verdict:
     return Verdict(outcome.code, outcome.unsent or late, holds=outcome.unsent and bool(rpc.wait_for_ready))
 
 
-def _may_repeat(rpc: Rpc, outcome: Outcome) -> bool:
+def _may_repeat(rpc: Rpc, outcome: Outcome, repeats: int) -> bool:
     """ "if the RPC reaches the gRPC server library, but has never been seen by the server application logic …, the
     client library will immediately retry it once" - gRFC A6, transparent retries: whatever policy and budget say. What
-    was not even put on the wire is retried without limit there; C-core's words don't tell the two apart."""
-    tried = rpc.tried
-    return (tried is None or len(tried) < REPEATS) and rpc.replayable and not outcome.committed
+    was not even put on the wire is retried without limit there; C-core's words don't tell the two apart, nor from
+    those of a server that hands on another's."""
+    if repeats >= REPEATS or outcome.committed or not rpc.replayable:
+        return False
+    return not repeats or _pays(rpc)
 
 
-def _breath(rpc: Rpc) -> float:
-    before = len(rpc.tried or ()) - 1
-    return BREATH * 2.0 ** (before - 1) if before else 0.0
+def _pays(rpc: Rpc) -> bool:
+    """Whether the retry budget pays for one more attempt. No place among the retries under way is kept for it: it is
+    made within milliseconds, or not at all."""
+    paid = rpc.cluster.state.withdraw(rpc.now)
+    if paid:
+        rpc.cluster.state.retried()
+    return paid
+
+
+def _breath(repeats: int) -> float:
+    return BREATH * 2.0 ** (repeats - 1) if repeats else 0.0
 
 
 def _reached(rpc: Rpc, node: NodeState, outcome: Outcome) -> None:

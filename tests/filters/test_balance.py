@@ -291,7 +291,7 @@ UNSEEN = Outcome(Code.UNAVAILABLE, "Stream removed (GOAWAY received)", unseen=Tr
 
 @pytest.mark.parametrize(("answers", "sends"), [([UNSEEN, OK], 2), ([UNSEEN, UNSEEN, OK], 3), ([UNSEEN] * 12, 9)])
 def test_what_no_server_has_taken_up_is_made_again_with_no_policy_asked(answers: list[Outcome], sends: int) -> None:
-    """Transparent retries (gRFC A6): they cost no budget, and a server that ends its connections is not failing."""
+    """Transparent retries (gRFC A6): a server that ends its connections is not failing. The first is free."""
     world = Known().lives("web", "a:1")
     world.services["web"] = document("routes: [{retry: {attempts: 0}}]")
     snapshot = world.snapshot()
@@ -299,7 +299,22 @@ def test_what_no_server_has_taken_up_is_made_again_with_no_policy_asked(answers:
     assert effects == ["send a", *["send a", "wait"] * (sends - 2), "send a"]  # at once, then with a breath between
     (a,) = world.nodes.all()
     assert (a.calls, a.inflight, a.failures) == (sends, 0, 0 if outcome is OK else 1)
-    assert snapshot.clusters[WEB].state.status(START)["retries"] == 0
+    assert snapshot.clusters[WEB].state.status(START)["retries"] == sends - 2
+
+
+def test_only_the_first_repeat_is_free() -> None:
+    """A server that answers in these words, its own or another's, is not called nine times by everybody: with a budget
+    that is spent, once more each."""
+    world = Known().lives("web", "a:1")
+    world.services["web"] = document(
+        "routes: [{retry: {attempts: 0}}]\ntrafficPolicy: {retryBudget: {ratio: 0.2, minRetriesPerSecond: 1, ttl: 10s}}"
+    )
+    snapshot = world.snapshot()
+    sent = [len(play(ENTRY, rpc(snapshot), a=UNSEEN)[0]) for _ in range(20)]
+    (a,) = world.nodes.all()
+    assert a.calls == 20 * 2 + 10  # and the ten of the reserve
+    assert sent[-1] == 2
+    assert snapshot.clusters[WEB].state.status(START)["retries"] == 10
 
 
 def test_it_goes_to_another_endpoint_where_there_is_one() -> None:
