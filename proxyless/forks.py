@@ -43,6 +43,9 @@ class Forker(Protocol):
 
 
 _FORKERS: WeakSet[Forker] = WeakSet()
+_FORKING: set[int] = set()
+"""The threads that are forking. Several may be at a time: the gate is opened when the last of them is through."""
+_GATE = threading.RLock()
 
 
 def join(forker: Forker) -> None:
@@ -57,7 +60,9 @@ def leave(forker: Forker) -> None:
 
 def _before() -> None:
     forkers = _members()
-    worth_waiting = [forker.hold() for forker in forkers]  # every one of them
+    with _GATE:
+        _FORKING.add(threading.get_ident())
+        worth_waiting = [forker.hold() for forker in forkers]  # every one of them
     if not forkers or not all(worth_waiting) or _alone():
         return
     until = time.monotonic() + PATIENCE
@@ -102,11 +107,17 @@ def _in_a_call(frame: FrameType | None) -> bool:
 
 
 def _in_parent() -> None:
-    for forker in _members():
-        forker.release()
+    with _GATE:
+        _FORKING.discard(threading.get_ident())
+        if not _FORKING:
+            for forker in _members():
+                forker.release()
 
 
 def _in_child() -> None:
+    global _GATE  # noqa: PLW0603 - a thread that is gone may hold it
+    _GATE = threading.RLock()
+    _FORKING.clear()
     for forker in _members():
         forker.renew()
 

@@ -243,6 +243,29 @@ def test_a_call_that_begins_during_a_fork_waits_for_it(net: Net) -> None:
         assert ended.pop() >= released
 
 
+def test_threads_that_fork_at_once_open_the_gate_once(net: Net) -> None:
+    """Whoever is through first must not let calls into gRPC while another still forks."""
+    net.server()
+    stub = net.stub()
+    stub.Unary(Request())
+    forks._before()
+
+    def fork() -> None:
+        forks._before()
+        forks._in_parent()
+
+    other = threading.Thread(target=fork)
+    other.start()
+    other.join()
+    call = threading.Thread(target=lambda: stub.Unary(Request()))
+    call.start()
+    call.join(0.1)
+    assert (call.is_alive(), net.inflight) == (True, 0)
+    forks._in_parent()
+    call.join(5.0)
+    assert not call.is_alive()
+
+
 def test_who_begins_to_watch_during_a_fork_opens_no_gate(net: Net) -> None:
     """Telemetry that is set up in that moment, or a tap, lets no call into gRPC; it is seen when the fork is over."""
     net.server()
