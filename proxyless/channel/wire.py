@@ -28,9 +28,15 @@ _NEVER_SENT = (
 request never left. They name whom they could not reach, and that has to be the endpoint: a server may say the same
 words of servers of its own, as many do that hand on what has befallen them, and it has seen the request."""
 
-_NEVER_SEEN = ("Stream removed (GOAWAY received", "GOAWAY received")
+_NEVER_SEEN = (
+    "Stream removed (GOAWAY received",
+    "GOAWAY received",
+    "Stream removed (Transport closed (",
+    "Transport closed (",
+)
 """How they begin where a server closed the connection and had not taken the request up: C-core ends so "the streams
-with an ID greater than the last one" that the GOAWAY names (`chttp2_transport.cc`), and no others."""
+with an ID greater than the last one" that the GOAWAY names, and no others; and with the second words a stream whose
+first frame was still to be written when its connection had been closed, whatever for (`chttp2_transport.cc`)."""
 
 _HOMEMADE = (
     "Exception serializing request!",

@@ -93,7 +93,11 @@ def test_it_is_known_by_what_c_core_says() -> None:
     call.node = node("10.0.0.7:50051")
     assert wire.failure(call, _Failed(grpc.StatusCode.UNAVAILABLE, goaway)).unseen
     assert not wire.failure(call, _Failed(grpc.StatusCode.INTERNAL, goaway)).unseen
+    closed = f"Stream removed (Transport closed (Socket closed ({goaway})))"
+    assert wire.failure(call, _Failed(grpc.StatusCode.UNAVAILABLE, closed)).unseen
     assert not wire.failure(call, _Failed(grpc.StatusCode.UNAVAILABLE, "Stream removed (Socket closed)")).unseen
+    under_way = f"Stream removed (Socket closed ({goaway}))"
+    assert not wire.failure(call, _Failed(grpc.StatusCode.UNAVAILABLE, under_way)).unseen
 
 
 _ALL = "failed to connect to all addresses; last error: UNKNOWN: "
