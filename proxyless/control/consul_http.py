@@ -9,6 +9,7 @@ Everything else of py-consul (kv, agent, catalog) works as ever, over the same t
 from __future__ import annotations
 
 import contextlib
+import http.client
 import io
 import os
 import socket
@@ -78,6 +79,50 @@ def _shut_down(connection: HTTPConnection) -> None:
             socket.socket.shutdown(sock, socket.SHUT_RDWR)
 
 
+class _Stream(io.RawIOBase):
+    """What a connection says. As long as `until` is set, all of it has to come by then: a socket's own patience is for
+    one read, and a line that drips is many."""
+
+    def __init__(self, raw: io.RawIOBase, sock: socket.socket) -> None:
+        self._raw, self._sock = raw, sock
+        self._patience = sock.gettimeout()
+        self.until = None if self._patience is None else time.monotonic() + self._patience
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: Any) -> int | None:
+        if self.until is None:
+            return self._raw.readinto(buffer)
+        left = self.until - time.monotonic()
+        if left <= 0:
+            raise TimeoutError
+        self._sock.settimeout(left)
+        try:
+            return self._raw.readinto(buffer)
+        finally:
+            self._sock.settimeout(self._patience)
+
+    def close(self) -> None:
+        self._raw.close()
+        super().close()
+
+
+class _Response(http.client.HTTPResponse):
+    """A response whose headers are all there within the time for one read, however they drip, and however often it is
+    said that it will go on (100 Continue): else a watch would wait on, and nobody would know that it hears nothing."""
+
+    def __init__(self, sock: socket.socket, *args: Any, **options: Any) -> None:
+        super().__init__(sock, *args, **options)
+        buffered: Any = self.fp
+        self._stream = _Stream(buffered.detach(), sock)
+        self.fp = io.BufferedReader(self._stream)
+
+    def begin(self) -> None:
+        super().begin()
+        self._stream.until = None
+
+
 class _Adapter(HTTPAdapter):
     """requests' adapter, over connections that report themselves when they are opened."""
 
@@ -89,11 +134,15 @@ class _Adapter(HTTPAdapter):
         opened = self._connections.opened
 
         class Plain(HTTPConnection):
+            response_class = _Response
+
             def connect(self) -> None:
                 super().connect()
                 opened(self)
 
         class Secure(HTTPSConnection):
+            response_class = _Response
+
             def connect(self) -> None:
                 super().connect()
                 opened(self)
