@@ -18,6 +18,7 @@ from proxyless.channel.outgoing import identity, outgoing
 from proxyless.channel.requests import replay_cap
 from proxyless.channel.subchannel import Profile, abandon, freeze, members
 from proxyless.channel.sync import describe
+from proxyless.channel.wire import name_of
 from proxyless.channel.wires import AioWires
 from proxyless.context import SCOPE
 from proxyless.errors import AioInvalidMetadata
@@ -105,7 +106,7 @@ class AioMeshChannel(grpc.aio.Channel):
 
     def _method(self, kind: Callable[..., Method], arity: str, signature: tuple[Any, ...]) -> Method:
         method, serialize, deserialize, registered = signature
-        name = method.decode() if isinstance(method, bytes) else method
+        name = name_of(method)
         known = (name, serialize, deserialize, bool(registered))
         wires = AioWires(arity, known, self.profile, self.subchannels, self.forget_ended_loops)
         return kind(self, name, wires, getattr(self, f"_{arity}_interceptors"))

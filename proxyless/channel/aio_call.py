@@ -15,8 +15,9 @@ import grpc
 
 from proxyless.channel import wire
 from proxyless.channel.aio_branches import AioBranch, AioBranches, beside
-from proxyless.channel.aio_endings import anew, call_back, cancel, ending
+from proxyless.channel.aio_endings import anew, cancel, ending
 from proxyless.channel.aio_shadow import AioFeed
+from proxyless.channel.callbacks import call_back
 from proxyless.channel.news import await_news
 from proxyless.channel.wires import AioWires
 from proxyless.errors import AioMeshRpcError

@@ -2,16 +2,12 @@
 
 from __future__ import annotations
 
-import logging
-from collections.abc import Callable, Iterable
 from typing import Any
 
 import grpc
 
 from proxyless.channel import wire
 from proxyless.script import OK, Outcome, Rpc
-
-log = logging.getLogger("proxyless")
 
 
 async def ending(rpc: Rpc, native: Any) -> Outcome:
@@ -53,14 +49,3 @@ def anew(error: BaseException) -> BaseException:
         known.details(),
         known.debug_error_string(),
     )
-
-
-def call_back(callbacks: Iterable[Callable[[Any], Any]], call: Any) -> None:
-    """Call each with `call`, which has ended. One that fails takes neither the others with it nor whoever waits for
-    the call, and is no reason why a call that succeeded has not: grpcio's asyncio calls raise it to the one who
-    awaits, its own for threads don't."""
-    for callback in callbacks:
-        try:
-            callback(call)
-        except Exception:
-            log.exception("a callback of a finished call failed")

@@ -25,6 +25,7 @@ from proxyless.channel.aio_intercepted_calls import (
     LocalStatus,
     WrittenRequests,
 )
+from proxyless.channel.wire import name_of
 
 Invoke = Callable[..., grpc.aio.Call]
 """`(method, request, *, timeout, metadata, credentials, wait_for_ready)`, giving the RPC itself, begun."""
@@ -152,7 +153,7 @@ class _Chain:
     def _send(self, details: grpc.aio.ClientCallDetails, request: Any) -> grpc.aio.Call:
         method: str | bytes = details.method
         return self._invoke(
-            method.decode() if isinstance(method, bytes) else method,
+            name_of(method),
             request,
             timeout=details.timeout,
             metadata=details.metadata,

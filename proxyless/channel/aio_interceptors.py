@@ -18,6 +18,7 @@ from proxyless.channel.aio import AioMeshChannel
 from proxyless.channel.aio_method import StreamStream, StreamUnary, UnaryStream, UnaryUnary
 from proxyless.channel.continuations import AioContinued
 from proxyless.channel.interceptors import KnownMethods, given_links, options_of
+from proxyless.channel.wire import name_of
 
 
 def aio_interceptors(
@@ -49,7 +50,7 @@ class _Calls:
 
     def begin(self, arity: str, continuation: Any, details: Any, request: Any) -> Any:
         """The call, begun; how it ends is for whoever holds it."""
-        method = details.method.decode() if isinstance(details.method, bytes) else details.method
+        method = name_of(details.method)
         callee = self._known.find(arity, method, request)
         if callee is None:
             callee = _GIVEN[arity](self.given, method, AioContinued(arity, continuation, details), [])

@@ -10,7 +10,7 @@ import grpc
 
 from proxyless.channel import wire
 from proxyless.channel.aio_call import Driven
-from proxyless.channel.aio_requests import done_writing, ended, write
+from proxyless.channel.aio_writing import Writing
 from proxyless.script import OPEN, Outcome
 
 _MIXED = "The iterator and read/write APIs may not be mixed on a single RPC."
@@ -126,20 +126,5 @@ class UnaryStreamCall(StreamResponse, grpc.aio.UnaryStreamCall):  # type: ignore
     """A server stream under way."""
 
 
-class StreamStreamCall(StreamResponse, grpc.aio.StreamStreamCall):  # type: ignore[type-arg]
+class StreamStreamCall(Writing, StreamResponse, grpc.aio.StreamStreamCall):  # type: ignore[type-arg]
     """Streams both ways, under way: requests from an iterator, or message by message with `write`."""
-
-    async def write(self, request: Any) -> None:
-        for feed in self._feeds:
-            feed.put(request)
-        await write(self, request)
-
-    async def done_writing(self) -> None:
-        for feed in self._feeds:
-            feed.end()
-        await done_writing(self)
-
-    @property
-    def _done_writing_flag(self) -> bool:
-        """grpcio asks this of a call that an interceptor returned, before it takes what its caller writes."""
-        return ended(self._request)

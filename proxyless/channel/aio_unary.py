@@ -10,7 +10,7 @@ import grpc
 
 from proxyless.channel import wire
 from proxyless.channel.aio_call import Driven
-from proxyless.channel.aio_requests import done_writing, ended, write
+from proxyless.channel.aio_writing import Writing
 from proxyless.script import OK
 
 
@@ -58,25 +58,10 @@ class UnaryUnaryCall(Driven, grpc.aio.UnaryUnaryCall):  # type: ignore[type-arg]
     __await__ = _awaited
 
 
-class StreamUnaryCall(Driven, grpc.aio.StreamUnaryCall):  # type: ignore[type-arg]
+class StreamUnaryCall(Writing, grpc.aio.StreamUnaryCall):  # type: ignore[type-arg]
     """A call under way that sends a stream: from an iterator, or message by message with `write`."""
 
     __await__ = _awaited
-
-    async def write(self, request: Any) -> None:
-        for feed in self._feeds:
-            feed.put(request)
-        await write(self, request)
-
-    async def done_writing(self) -> None:
-        for feed in self._feeds:
-            feed.end()
-        await done_writing(self)
-
-    @property
-    def _done_writing_flag(self) -> bool:
-        """grpcio asks this of a call that an interceptor returned, before it takes what its caller writes."""
-        return ended(self._request)
 
 
 def _raise_failure(task: asyncio.Task[None]) -> None:

@@ -23,6 +23,7 @@ from proxyless.channel.messages import Messages, messages_of
 from proxyless.channel.sync import MeshChannel
 from proxyless.channel.sync_stream import StreamStream, UnaryStream
 from proxyless.channel.sync_unary import StreamUnary, UnaryUnary
+from proxyless.channel.wire import name_of
 from proxyless.errors import Finished
 
 log = logging.getLogger("proxyless")
@@ -129,7 +130,7 @@ class Interceptor(
         return callee.future(request, **options_of(details))
 
     def _callee(self, arity: str, continuation: Any, details: Any, request: Any) -> Any:
-        method = details.method.decode() if isinstance(details.method, bytes) else details.method
+        method = name_of(details.method)
         known = self._known.find(arity, method, request)
         return known or _GIVEN[arity](self._given, method, Continued(arity, continuation, details))
 

@@ -83,7 +83,7 @@ class Subchannels:
         self._lock = threading.RLock()
         self._in_use = False
         """Whether the thread that holds the lock has a channel in its hands."""
-        self._postponed: list[Callable[[tuple[Any, ...]], bool]] = []
+        self._postponed: list[tuple[Callable[[tuple[Any, ...]], bool], Callable[[], bool]]] = []
         """What was to be closed meanwhile by that same thread: in the handler of a signal, or by a `__del__`."""
         self._channels: dict[tuple[Any, str, Connection, Profile], Any] = {}
         self._aio_lost = False
@@ -122,7 +122,7 @@ class Subchannels:
     @contextmanager
     def _using(self) -> Iterator[None]:
         """Nobody closes a channel meanwhile."""
-        postponed: list[Callable[[tuple[Any, ...]], bool]] = []
+        postponed = []
         try:
             with self._lock:
                 self._in_use = True
@@ -132,8 +132,8 @@ class Subchannels:
                     self._in_use = False
                     postponed, self._postponed = self._postponed, []
         finally:
-            for which in postponed:
-                self._close(which)
+            for which, unless in postponed:
+                self._close(which, unless)
 
     def _get(
         self,
@@ -205,12 +205,13 @@ class Subchannels:
         self._channels = {}
         self._lock = threading.RLock()
         self._in_use = False
+        self._postponed = []
         self.generation += 1
 
     def _close(self, which: Callable[[tuple[Any, ...]], bool], unless: Callable[[], bool] = lambda: False) -> None:
         with self._lock:
             if self._in_use:
-                self._postponed.append(which)
+                self._postponed.append((which, unless))
                 return
             if unless():  # under the lock: whoever needs one from now on gets another
                 return

@@ -19,6 +19,7 @@ from proxyless.channel.requests import replay_cap
 from proxyless.channel.subchannel import Profile, abandon, freeze, members
 from proxyless.channel.sync_stream import StreamStream, UnaryStream
 from proxyless.channel.sync_unary import StreamUnary, UnaryUnary
+from proxyless.channel.wire import name_of
 from proxyless.channel.wires import SyncWires
 from proxyless.context import SCOPE
 from proxyless.errors import InvalidMetadata
@@ -78,7 +79,7 @@ class MeshChannel(grpc.Channel):
 
     def _method(self, kind: Callable[..., Method], arity: str, signature: tuple[Any, ...]) -> Method:
         method, serialize, deserialize, registered = signature
-        name = method.decode() if isinstance(method, bytes) else method
+        name = name_of(method)
         wires = SyncWires(arity, (name, serialize, deserialize, bool(registered)), self.profile, self.subchannels)
         return kind(self, name, wires)
 

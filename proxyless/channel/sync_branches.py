@@ -21,7 +21,7 @@ from proxyless.channel.wires import SyncWires
 from proxyless.context import Scope
 from proxyless.errors import MeshRpcError
 from proxyless.model.codes import Code
-from proxyless.script import OPEN, Adopt, Outcome, Race, Rpc, Send, Shadow, Sleep, Spawn, Wait
+from proxyless.script import OPEN, Adopt, Outcome, Race, Rpc, Script, Send, Shadow, Sleep, Spawn, Wait
 
 if TYPE_CHECKING:
     from proxyless.channel.sync import MeshChannel
@@ -174,6 +174,13 @@ class Branch:
             self._script.close()
         if self.native is not None:
             self.native.cancel()
+
+
+def break_off(script: Script[Outcome], branches: Branches | None) -> None:
+    """A call's script will not be resumed, and nor will what it has spawned."""
+    script.close()
+    if branches is not None:
+        branches.end()
 
 
 class Branches:

@@ -14,9 +14,10 @@ from typing import TYPE_CHECKING, Any
 import grpc
 
 from proxyless.channel import wire
+from proxyless.channel.callbacks import call_back
 from proxyless.channel.news import Waiter
-from proxyless.channel.sync_branches import RACING, Branches
-from proxyless.channel.sync_endings import call_back, trailers_of
+from proxyless.channel.sync_branches import RACING, Branches, break_off
+from proxyless.channel.sync_endings import trailers_of
 from proxyless.channel.sync_shadow import cast
 from proxyless.channel.wires import SyncWires
 from proxyless.errors import MeshRpcError
@@ -126,9 +127,7 @@ class CallFuture(grpc.Call, grpc.Future):  # type: ignore[type-arg]
         return notice
 
     def _close_script(self) -> None:
-        self._script.close()
-        if self._branches is not None:
-            self._branches.end()
+        break_off(self._script, self._branches)
 
     def _attempt(self) -> None:
         rpc = self._rpc

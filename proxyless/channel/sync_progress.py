@@ -13,9 +13,9 @@ from typing import TYPE_CHECKING, Any
 import grpc
 
 from proxyless.channel import wire
+from proxyless.channel.callbacks import call_back
 from proxyless.channel.news import Waiter
-from proxyless.channel.sync_branches import RACING, Branch, Branches, ended
-from proxyless.channel.sync_endings import call_back
+from proxyless.channel.sync_branches import RACING, Branch, Branches, break_off, ended
 from proxyless.channel.sync_shadow import cast
 from proxyless.channel.wires import SyncWires
 from proxyless.model.codes import Code
@@ -238,9 +238,7 @@ class Progress:
                 self.finish(outcome)
 
     def _close_script(self) -> None:
-        self.script.close()
-        if self.branches is not None:
-            self.branches.end()
+        break_off(self.script, self.branches)
 
     def finish(self, outcome: Outcome) -> None:
         """The script has returned, or will not be asked again."""

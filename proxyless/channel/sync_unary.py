@@ -12,13 +12,13 @@ import grpc
 from proxyless.channel import wire
 from proxyless.channel.news import block_for_news
 from proxyless.channel.requests import Requests
-from proxyless.channel.sync_branches import Branches
+from proxyless.channel.sync_branches import Branches, break_off
 from proxyless.channel.sync_future import CallFuture
 from proxyless.channel.sync_scoped import pause
 from proxyless.context import SCOPE, caller_has_gone
 from proxyless.errors import MeshRpcError
 from proxyless.model.codes import Code
-from proxyless.script import OK, Outcome, Race, Rpc, Script, Send, Sleep, Wait
+from proxyless.script import OK, Outcome, Race, Rpc, Send, Sleep, Wait
 
 if TYPE_CHECKING:
     from proxyless.channel.sync import MeshChannel
@@ -119,7 +119,7 @@ class _UnaryResponse:
             outcome: Outcome = stop.value
         except BaseException:  # an interrupt, or a misuse that grpcio reports: the node must not stay engaged
             rpc.now = channel.clock()
-            _break_off(script, branches)
+            break_off(script, branches)
             raise
         if outcome.code == 0:
             return response if branches is None else branches.answer(response, with_call)
@@ -184,13 +184,6 @@ def error_of(outcome: Outcome) -> BaseException:
     if outcome.error is not None:
         return outcome.error
     return MeshRpcError(outcome.code or Code.UNKNOWN, outcome.refused, outcome.details)
-
-
-def _break_off(script: Script[Outcome], branches: Branches | None) -> None:
-    """The script will not be resumed, and nor will what it has spawned."""
-    script.close()
-    if branches is not None:
-        branches.end()
 
 
 def _unless_forsaken(rpc: Rpc) -> None:

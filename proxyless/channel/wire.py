@@ -125,6 +125,11 @@ class Pairs(grpc.aio.Metadata):
 NO_PAIRS = Pairs(())
 
 
+def name_of(method: str | bytes) -> str:
+    """A method's name: grpcio takes it as bytes, too."""
+    return method.decode() if isinstance(method, bytes) else method
+
+
 def reads_trailers(rpc: Rpc) -> bool:
     """Whether somebody wants the trailers of the attempt even if it succeeds."""
     feedback = rpc.node.feedback

@@ -257,9 +257,8 @@ def test_a_user_without_a_home_has_no_cache_and_that_is_said(
     ]
 
 
-def test_a_restored_state_serves_calls(cache: Cache, clock: FakeClock) -> None:
-    """From one loop's good state, through the disk, to another's first snapshot."""
-    first = Hearing("web").says(web="routes: [{timeout: 3s}]").lives("web", "a:1")
+def restarted(first: Hearing, cache: Cache, clock: FakeClock) -> Hearing:
+    """Another process, that begins with what the first one left on disk."""
     believed = first.loop.believed()
     assert believed is not None
     cache.save(believed)
@@ -267,6 +266,13 @@ def test_a_restored_state_serves_calls(cache: Cache, clock: FakeClock) -> None:
     assert loaded is not None
     second = Hearing("web")
     second.loop.restore(*loaded)
+    return second
+
+
+def test_a_restored_state_serves_calls(cache: Cache, clock: FakeClock) -> None:
+    """From one loop's good state, through the disk, to another's first snapshot."""
+    first = Hearing("web").says(web="routes: [{timeout: 3s}]").lives("web", "a:1")
+    second = restarted(first, cache, clock)
     assert second.call()[0] == ["send a"]
     assert second.snapshot.services["web"].routes[0].timeout == 3.0
 
@@ -279,13 +285,7 @@ def test_a_service_whose_document_was_never_valid_is_refused_after_a_restart_too
     first = Hearing("web").lives("web", "a:1")
     first.loop.documents({"services/web": RawDocument("services/web", text, "7", "kv/services/web")})
     assert first.call()[1].refused == "not_ready"
-    believed = first.loop.believed()
-    assert believed is not None
-    cache.save(believed)
-    loaded = next_process(cache, clock).load()
-    assert loaded is not None
-    second = Hearing("web")
-    second.loop.restore(*loaded)
+    second = restarted(first, cache, clock)
     assert second.call()[1].refused == "not_ready"
     assert second.errors().keys() == {"services/web"}
 

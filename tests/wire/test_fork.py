@@ -216,6 +216,15 @@ def test_forking_with_calls_under_way(net: Net) -> None:
     assert len(list(stream)) == 99
 
 
+def held(net: Net, call: Callable[[], object]) -> threading.Thread:
+    """A thread in which a call waits for a fork to be over: it has not begun."""
+    thread = threading.Thread(target=call)
+    thread.start()
+    thread.join(0.1)
+    assert (thread.is_alive(), net.inflight) == (True, 0)
+    return thread
+
+
 def test_a_call_that_begins_during_a_fork_waits_for_it(net: Net) -> None:
     """Nobody enters gRPC while the process forks, and nobody notices more than a pause, blocking or on asyncio."""
     net.server()
@@ -233,10 +242,7 @@ def test_a_call_that_begins_during_a_fork_waits_for_it(net: Net) -> None:
 
     for call in (blocking, lambda: asyncio.run(on_a_loop())):
         forks._before()
-        thread = threading.Thread(target=call)
-        thread.start()
-        thread.join(0.1)
-        assert (thread.is_alive(), net.inflight) == (True, 0)
+        thread = held(net, call)
         released = time.monotonic()
         forks._in_parent()
         thread.join(5.0)
@@ -257,10 +263,7 @@ def test_threads_that_fork_at_once_open_the_gate_once(net: Net) -> None:
     other = threading.Thread(target=fork)
     other.start()
     other.join()
-    call = threading.Thread(target=lambda: stub.Unary(Request()))
-    call.start()
-    call.join(0.1)
-    assert (call.is_alive(), net.inflight) == (True, 0)
+    call = held(net, lambda: stub.Unary(Request()))
     forks._in_parent()
     call.join(5.0)
     assert not call.is_alive()
@@ -273,12 +276,9 @@ def test_who_begins_to_watch_during_a_fork_opens_no_gate(net: Net) -> None:
     stub.Unary(Request())
     forks._before()
     net.mesh.watch(watching)
-    thread = threading.Thread(target=lambda: stub.Unary(Request()))
-    thread.start()
-    thread.join(0.1)
-    assert (thread.is_alive(), net.inflight) == (True, 0)
+    call = held(net, lambda: stub.Unary(Request()))
     forks._in_parent()
-    thread.join(5.0)
+    call.join(5.0)
     assert [line.split()[0] for line in watching.lines] == ["begin", "attempt", "attempted", "ended"]
 
 
