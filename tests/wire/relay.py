@@ -44,6 +44,9 @@ class Relay:
         self._threads.append(thread)
         thread.start()
 
+    def _look(self, client: socket.socket, data: bytes) -> None:
+        """What a client is about to say to the server."""
+
     def _accept(self) -> None:
         while True:
             try:
@@ -64,6 +67,7 @@ class Relay:
                 if from_client:
                     with self._lock:
                         self.sent += len(data)
+                        self._look(one, data)
                 other.sendall(data)
         except OSError:
             pass  # one of the two is gone
@@ -74,3 +78,35 @@ class Relay:
             other.shutdown(socket.SHUT_WR)
         except OSError:
             pass
+
+
+_PREFACE = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"
+"""With which every connection begins; in one piece, for it is the first thing that is written (- RFC 9113, 3.4)."""
+_HEAD = 9
+_DATA, _HEADERS, _RST_STREAM = 0x0, 0x1, 0x3
+_END_STREAM = 0x1
+
+
+class Frames(Relay):
+    """Sees how clients end their requests. A handler can't tell: grpcio's server says that there are no more
+    requests before it says that the call was cancelled."""
+
+    def __init__(self, target: str) -> None:
+        super().__init__(target)
+        self.endings: list[str] = []
+        """`whole` (END_STREAM) or `broken off` (RST_STREAM), as they come."""
+        self._said: dict[socket.socket, bytes] = {}
+
+    def _look(self, client: socket.socket, data: bytes) -> None:
+        """A frame is its length in three bytes, type, flags and stream (- RFC 9113, 4.1)."""
+        said = self._said.get(client, b"") + data
+        if said.startswith(_PREFACE):
+            said = said[len(_PREFACE) :]
+        while len(said) >= _HEAD and len(said) >= (end := _HEAD + int.from_bytes(said[:3], "big")):
+            kind, flags = said[3], said[4]
+            if kind in (_DATA, _HEADERS) and flags & _END_STREAM:
+                self.endings.append("whole")
+            if kind == _RST_STREAM:
+                self.endings.append("broken off")
+            said = said[end:]
+        self._said[client] = said

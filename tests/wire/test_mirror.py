@@ -15,6 +15,7 @@ import pytest
 from proxyless.channel.sync_shadow import BUFFER
 from proxyless.policy.mirror import MOST
 from tests.wire.echo import EchoServer, Request, dead_address, eventually
+from tests.wire.relay import Frames
 from tests.wire.talks import each_call, talk
 from tests.wire.ways import Net, soon
 
@@ -160,33 +161,34 @@ def test_an_asyncio_stream_of_writes_is_copied(net: Net) -> None:
 @pytest.mark.parametrize("style", ["blocking", "aio"])
 def test_half_a_stream_never_looks_like_a_whole_one(net: Net, style: str) -> None:
     """The caller's iterator fails in the middle: the shadow sees its call cancelled, as the server does."""
-    shadow = mirrored(net)
+    shadow = net.server("shadow", named=False)
 
     def requests() -> Iterator[Request]:
         yield Request(message="m")
         shadow.last()
         raise ValueError("no more")
 
-    if style == "blocking":
-        with pytest.raises(grpc.RpcError):
-            net.stub().ClientStream(requests())
-        eventually(shadow.last().over.is_set)
-    else:
+    async def asynchronous() -> Any:
+        yield Request(message="m")
+        await soon(lambda: bool(shadow.seen))
+        raise ValueError("no more")
 
-        async def asynchronous() -> Any:
-            yield Request(message="m")
-            await soon(lambda: bool(shadow.seen))
-            raise ValueError("no more")
+    async def scene(stub: Any) -> None:
+        with pytest.raises((grpc.RpcError, asyncio.CancelledError)):
+            await stub.ClientStream(asynchronous())
+        await soon(shadow.seen[0].over.is_set)
+        await soon(lambda: quiet(net))
 
-        async def scene(stub: Any) -> None:
-            with pytest.raises((grpc.RpcError, asyncio.CancelledError)):
-                await stub.ClientStream(asynchronous())
-            await soon(shadow.seen[0].over.is_set)
-            await soon(lambda: quiet(net))
-
-        net.run("mesh", scene)
-    assert shadow.last().cancelled
-    eventually(lambda: quiet(net))
+    with Frames(shadow.address) as frames:
+        mirrored(net, frames.address)
+        if style == "aio":
+            net.run("mesh", scene)
+        else:
+            with pytest.raises(grpc.RpcError):
+                net.stub().ClientStream(requests())
+        eventually(lambda: quiet(net))
+        eventually(lambda: frames.endings)
+        assert frames.endings == ["broken off"]
 
 
 def test_the_request_is_copied_as_it_was(net: Net) -> None:
