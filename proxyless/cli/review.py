@@ -38,8 +38,9 @@ def review(drafts: Sequence[Draft], stored: Mapping[str, RawDocument] | None = N
     """Check `drafts` beside the `stored` documents; with None beside each other, trusting the rest."""
     made = Review()
     by_key: dict[str, Draft] = {}
+    known = _balancers()
     for draft in drafts:
-        value, findings = decode(draft.raw)
+        value, findings = decode(draft.raw, known)
         made.findings += [located(draft, finding) for finding in findings]
         if draft.key in by_key and value is not None:
             first = by_key[draft.key].path
@@ -152,8 +153,9 @@ def _newly_wrong(before: Mapping[str, Value], after: Mapping[str, Value], touche
 def _decoded(stored: Mapping[str, RawDocument], said: list[str]) -> dict[str, Value]:
     """The valid ones of `stored`; `said` hears of the others."""
     values = {}
+    known = _balancers()
     for key, raw in stored.items():
-        value, findings = decode(raw)
+        value, findings = decode(raw, known)
         if value is not None:
             values[key] = value
         else:
@@ -169,15 +171,13 @@ def _check(values: Mapping[str, Value]) -> Mapping[str, Sequence[Finding]]:
     }
     mesh = values.get(MESH_KEY)
     world = World(frozenset(), services, mesh if isinstance(mesh, MeshDocument) else MeshDocument(), {})
-    named: dict[str, Any] = {entry.name: _never for entry in entry_points(group="proxyless.balancers")}
-    compiler = Compiler(
-        registry=_NOTHING,
-        compose=_never,
-        balancers={**BALANCERS, **named},
-        here=Here(),
-        rng=random.random,
-    )
+    compiler = Compiler(registry=_NOTHING, compose=_never, balancers={}, here=Here(), rng=random.random)
     return compiler.compile(world, 0).findings
+
+
+def _balancers() -> frozenset[str]:
+    """Those that every program knows; what one of them is given by `connect(balancers=…)` it alone does."""
+    return frozenset({*BALANCERS, *(entry.name for entry in entry_points(group="proxyless.balancers"))})
 
 
 class _Nothing:

@@ -107,7 +107,8 @@ class Compiler:
         self._registry = registry
         self._disabled = disabled
         self._compose = compose
-        self._balancers = balancers
+        self.balancers = balancers
+        """Those that documents may name, by name: `decode` sees to it that they name no other."""
         self.here = here
         """Where this process runs; what is compiled after it was changed goes by it."""
         self._rng = rng
@@ -139,15 +140,12 @@ class Compiler:
         findings: dict[str, list[Finding]] = {}
         missed: dict[str, tuple[str, Finding]] = {}
         for service, document in world.services.items():
-            wrong = list(self._unknown_balancers(document))
+            wrong = []
             for owner, finding in self._unknown_destinations(world, service, document):
                 missed.setdefault(SERVICES + owner, (SERVICES + service, finding))
                 wrong.append(finding)
             if wrong:
                 findings[SERVICES + service] = wrong
-        mesh_policy = world.mesh.defaults.traffic_policy
-        if wrong := [*self._unknown_balancer(mesh_policy, "defaults.trafficPolicy")]:
-            findings["mesh"] = wrong
         return findings, missed
 
     def _unknown_destinations(
@@ -168,19 +166,6 @@ class Compiler:
                     hint = f'did you mean "{near[0]}"?' if near else f"its subsets are: {', '.join(known) or 'none'}"
                     finding = Finding(f"routes[{index}].{where}.subset", f'{owner} has no subset "{subset}"', hint=hint)
                     yield owner, finding
-
-    def _unknown_balancers(self, document: ServiceDocument) -> Iterable[Finding]:
-        yield from self._unknown_balancer(document.traffic_policy, "trafficPolicy")
-        for name, subset in document.subsets.items():
-            yield from self._unknown_balancer(subset.traffic_policy, f"subsets.{name}.trafficPolicy")
-
-    def _unknown_balancer(self, policy: TrafficPolicy | None, where: str) -> Iterable[Finding]:
-        name = policy.load_balancer.policy if policy and policy.load_balancer else None
-        if name is not None and name not in self._balancers:
-            known = ", ".join(sorted(self._balancers))
-            near = difflib.get_close_matches(name, list(self._balancers), n=1)
-            hint = f'did you mean "{near[0]}"?' if near else f"the balancers are: {known}"
-            yield Finding(f"{where}.loadBalancer.policy", f'no balancer is named "{name}"', hint=hint)
 
     # -- clusters
 
@@ -248,7 +233,7 @@ class Compiler:
 
     def _balanced(self, nodes: Sequence[Any], weights: Sequence[int], policy: LoadBalancer) -> Picker:
         """How one of `nodes` is chosen. Long work is done in steps, and callers let run in between."""
-        balancer = self._balancers[policy.policy]
+        balancer = self.balancers[policy.policy]
         prepare = getattr(balancer, "prepare", None)
         for _ in prepare(nodes, weights, policy) if prepare is not None else ():
             time.sleep(BREATH)
@@ -310,7 +295,7 @@ class Compiler:
 
     def _hashes(self, cluster: Cluster) -> bool:
         """Whether it places calls by their hash."""
-        return getattr(self._balancers[cluster.policy.load_balancer.policy], "hashes", False)
+        return getattr(self.balancers[cluster.policy.load_balancer.policy], "hashes", False)
 
 
 def destinations(service: str, route: Route) -> list[ClusterKey]:

@@ -15,7 +15,7 @@ from typing import Any
 
 from proxyless.control import MESH_KEY, SERVICES, RawDocument, Source
 from proxyless.control.compiler import Compiler, World
-from proxyless.control.dialects import decode
+from proxyless.control.dialects import decode, placed
 from proxyless.control.warming import same, warmed
 from proxyless.events import (
     ConfigApplied,
@@ -204,7 +204,7 @@ class Loop:
             self._rejected.pop(key, None)
         news: dict[str, ConfigRejected] = {}
         for key in changed:
-            value, findings = decode(documents[key])
+            value, findings = decode(documents[key], self._compiler.balancers)
             if value is None:
                 self._reject(documents[key], findings, news)
             else:
@@ -240,7 +240,7 @@ class Loop:
                     self._accepted[key] = last_good[key]
                 raw = tried.raw if tried else last_good[key].raw
                 findings = compiled.findings.get(key) or [_needed(*compiled.missed[key], gone=tried is None)]
-                self._reject(raw, findings, news, tried.value if tried else None)
+                self._reject(raw, placed(raw, findings), news, tried.value if tried else None)
 
     def _reject(
         self,

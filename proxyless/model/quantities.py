@@ -173,7 +173,8 @@ class AtMost(Rule):
 
     def check(self, value: Any) -> Any:
         if len(value) > self.most:
-            raise ValueError(f"must have at most {self.most} members, has {len(value)}")
+            what = "characters" if isinstance(value, str) else "members"
+            raise ValueError(f"must have at most {self.most} {what}, has {len(value)}")
         return value
 
 

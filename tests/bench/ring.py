@@ -67,7 +67,7 @@ def _beside(call: Any, policy: str, block: LoadBalancer, turn: int) -> tuple[flo
     """How long it took, as the compiler does it in a thread of its own, and the slowest call meanwhile."""
     nodes, weights = _members(turn)
     compiler = object.__new__(Compiler)
-    compiler._balancers, compiler._rng = BALANCERS, lambda: 0.0
+    compiler.balancers, compiler._rng = BALANCERS, lambda: 0.0
     took: list[float] = []
 
     def build() -> None:

@@ -13,7 +13,6 @@ from proxyless.model.documents import MeshDocument, ServiceDocument
 from proxyless.model.snapshot import ClusterKey, Snapshot
 from proxyless.model.topology import Endpoint, Watched
 from proxyless.model.traffic import DEFAULTS, LoadBalancer, TrafficPolicy, overlay
-from proxyless.policy.balancers import BALANCERS
 from proxyless.policy.balancers.least_request import _Two
 from proxyless.policy.balancers.random import _Alias
 from tests.worlds import Known, document
@@ -224,17 +223,6 @@ def test_routes_without_a_name_are_known_by_their_place() -> None:
             "routes: [{mirror: [{service: rec}, {service: rec, subset: canry}]}]",
             ['routes[0].mirror[1].subset: rec has no subset "canry"; did you mean "canary"?'],
         ),
-        (
-            "trafficPolicy: {loadBalancer: {policy: rnadom}}",
-            ['trafficPolicy.loadBalancer.policy: no balancer is named "rnadom"; did you mean "random"?'],
-        ),
-        (
-            "subsets: {v1: {trafficPolicy: {loadBalancer: {policy: magic}}}}",
-            [
-                'subsets.v1.trafficPolicy.loadBalancer.policy: no balancer is named "magic"; '
-                f"the balancers are: {', '.join(sorted(BALANCERS))}"
-            ],
-        ),
     ],
 )
 def test_names_that_lead_nowhere_are_findings(text: str, findings: list[str]) -> None:
@@ -254,13 +242,6 @@ def test_documents_of_services_nobody_calls_are_checked_as_well() -> None:
     compiled = world.compiled("web")
     assert set(compiled.findings) == {"services/other"}
     assert set(compiled.missed) == {"services/web"}
-
-
-def test_the_mesh_document_is_checked_too() -> None:
-    """An unknown balancer there would be everybody's."""
-    world = Known()
-    world.mesh = document("defaults: {trafficPolicy: {loadBalancer: {policy: nope}}}", MeshDocument)
-    assert set(world.compiled().findings) == {"mesh"}
 
 
 # --- what is taken over ---

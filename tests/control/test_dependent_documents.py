@@ -15,7 +15,7 @@ def test_an_edit_that_takes_away_what_another_needs_is_set_aside() -> None:
     hearing = Hearing("web").says(web=SENDS, rec=HAS).says(rec=LACKS)
     assert hearing.errors() == {
         "services/rec": [
-            "subsets: leaves out a subset, but services/web still sends there (routes[0].split[0].subset: "
+            "subsets (line 1): leaves out a subset, but services/web still sends there (routes[0].split[0].subset: "
             "rec has "
             'no subset "v2"); change services/web first'
         ]
@@ -53,7 +53,7 @@ def test_a_document_written_before_the_one_it_needs_takes_effect_with_it() -> No
     """The order in which an operator writes two documents doesn't matter in the end."""
     hearing = Hearing("web").says(web=SENDS)
     assert hearing.errors() == {
-        "services/web": ['routes[0].split[0].subset: rec has no subset "v2"; its subsets are: none']
+        "services/web": ['routes[0].split[0].subset (line 1): rec has no subset "v2"; its subsets are: none']
     }
     assert hearing.call()[1].refused == "not_ready"
     hearing.says(rec=HAS).lives("rec", "a:1")
@@ -94,3 +94,10 @@ def test_an_unknown_balancer_is_found_by_the_compiler_and_set_aside_alike() -> N
     )
     assert set(hearing.errors()) == {"services/web", "mesh"}
     assert answer(hearing) == "good"
+
+
+def test_what_only_shows_beside_another_document_is_told_with_its_line_too() -> None:
+    """ "Each with its path, the line where the text is YAML": though the compiler never saw the text."""
+    hearing = Hearing("web").says(web="routes:\n- name: r\n  split:\n  - service: rec\n    subset: v2")
+    (error,) = hearing.errors()["services/web"]
+    assert error.startswith("routes[0].split[0].subset (line 5): rec has no subset")

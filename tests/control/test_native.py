@@ -2,14 +2,21 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 
+from proxyless.control import RawDocument
+from proxyless.control.dialects import decode
+from proxyless.control.dialects.native import read
+from proxyless.control.syntax import parse
 from proxyless.model.documents import Defaults, MeshDocument, ServiceDocument, Subset
 from proxyless.model.matches import GrpcMatch, HeaderMatch, Match, Range, StringMatch
 from proxyless.model.quantities import Duration
 from proxyless.model.routes import Backoff, DirectResponse, HeaderEdit, RetryPolicy, Route, Split
 from proxyless.model.topology import Discovery
 from proxyless.model.traffic import Connection, LoadBalancer, RetryBudget, Tls, TrafficPolicy
+from proxyless.policy.balancers import BALANCERS
 from tests.worlds import document
 
 # CONTRACT section 3, without what belongs to later work (fault, mirror).
@@ -221,7 +228,65 @@ def nested(path: tuple[str | int, ...], value: str) -> str:
     return value
 
 
-def test_a_balancer_s_name_is_for_the_compiler_to_know() -> None:
-    """Plug-ins add balancers, so the language takes any name; tests/control/test_compiler.py has the rest."""
+def test_a_balancer_s_name_is_for_the_process_to_know() -> None:
+    """Plug-ins add balancers, so that the language alone takes any name."""
     policy = document("trafficPolicy: {loadBalancer: {policy: mine}}").traffic_policy
     assert policy.load_balancer.policy == "mine"
+
+
+@pytest.mark.parametrize(
+    ("kind", "text", "finding"),
+    [
+        (
+            ServiceDocument,
+            "trafficPolicy:\n  loadBalancer:\n    policy: rnadom",
+            'trafficPolicy.loadBalancer.policy (line 3): no balancer is named "rnadom"; did you mean "random"?',
+        ),
+        (
+            ServiceDocument,
+            "trafficPolicy: {loadBalancer: {policy: ROUND_ROBIN}}",
+            'trafficPolicy.loadBalancer.policy (line 1): no balancer is named "ROUND_ROBIN"; '
+            'did you mean "round_robin"?',
+        ),
+        (
+            ServiceDocument,
+            "subsets:\n  v1: {trafficPolicy: {loadBalancer: {policy: magic}}}",
+            'subsets.v1.trafficPolicy.loadBalancer.policy (line 2): no balancer is named "magic"; '
+            f"the balancers are: {', '.join(sorted(BALANCERS))}",
+        ),
+        (
+            MeshDocument,
+            "defaults: {trafficPolicy: {loadBalancer: {policy: nope}}}",
+            'defaults.trafficPolicy.loadBalancer.policy (line 1): no balancer is named "nope"; '
+            f"the balancers are: {', '.join(sorted(BALANCERS))}",
+        ),
+    ],
+)
+def test_an_unknown_balancer_is_a_finding_with_its_line(kind: Any, text: str, finding: str) -> None:
+    """In a service, a subset and the mesh's defaults; with the name that was meant, however it was written."""
+    value, findings = read(parse(text), kind, BALANCERS)
+    assert value is None
+    assert list(map(str, findings)) == [finding]
+
+
+def test_an_unknown_balancer_is_told_together_with_all_else() -> None:
+    """ "All errors of a document are reported together": whoever mends them one by one applies once for each."""
+    text = "routes: [{timeout: 5}]\ntrafficPolicy: {loadBalancer: {policy: rnadom}}"
+    findings = read(parse(text), ServiceDocument, BALANCERS)[1]
+    assert [(one.path, one.line) for one in findings] == [
+        ("routes[0].timeout", 1),
+        ("trafficPolicy.loadBalancer.policy", 2),
+    ]
+
+
+@pytest.mark.parametrize("version", ["networking.istio.io/v1", "gateway.networking.k8s.io/v1", "split.smi-spec.io/v1"])
+def test_a_document_of_another_system_is_refused_with_what_to_do(version: str) -> None:
+    """Nothing of it is taken, and nothing guessed."""
+    text = f"apiVersion: {version}\nkind: VirtualService"
+    value, findings = decode(RawDocument("services/web", text, "1", "here"))
+    assert value is None
+    (found,) = findings
+    assert str(found) == (
+        f'apiVersion (line 1): must be proxyless/v1, got "{version}"; documents of another system are not read: '
+        "say the same in this language (see `proxyless schema`)"
+    )

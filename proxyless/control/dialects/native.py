@@ -8,9 +8,9 @@ at once.
 from __future__ import annotations
 
 import difflib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from itertools import chain
-from typing import Any, TypeAlias
+from typing import Any, Protocol, TypeAlias
 
 from proxyless.control.bexpr import FilterError, compile_filter
 from proxyless.control.scanner import quoted
@@ -21,7 +21,17 @@ from proxyless.model.findings import Finding
 from proxyless.policy.matcher import regex
 
 Value: TypeAlias = ServiceDocument | MeshDocument
-Dialect: TypeAlias = Callable[[Parsed, type[Value]], tuple[Value | None, list[Finding]]]
+Names: TypeAlias = Collection[str] | None
+
+
+class Dialect(Protocol):
+    """A function that reads one document of a language."""
+
+    def __call__(
+        self, parsed: Parsed, kind: type[Value], balancers: Names = None
+    ) -> tuple[Value | None, list[Finding]]:
+        """The value, or what keeps it from being one."""
+
 
 LANGUAGE = "proxyless/v1"
 
@@ -35,13 +45,13 @@ for _kind in (ServiceDocument, MeshDocument):
     adapter(_kind)
 
 
-def read(parsed: Parsed, kind: type[Value]) -> tuple[Value | None, list[Finding]]:
-    """Decode one document; the value is None exactly when there are findings."""
+def read(parsed: Parsed, kind: type[Value], balancers: Names = None) -> tuple[Value | None, list[Finding]]:
+    """Decode one document; the value is None exactly when there are findings. Without `balancers` any name will do."""
     findings = list(parsed.findings)
     if findings or not isinstance(parsed.data, dict):
         return None, findings or [Finding("", "must be a mapping of keys to values", 1)]
     value, findings = decoded(parsed.data, kind, parsed.lines)
-    findings = listed(chain(findings, _beside(parsed)))
+    findings = listed(chain(findings, _beside(parsed, balancers)))
     return (None, findings) if findings else (value, [])
 
 
@@ -70,12 +80,13 @@ def _without_unset(node: Any) -> Any:
 # -- what no single value can show
 
 
-def _beside(parsed: Parsed) -> Iterator[Finding]:
+def _beside(parsed: Parsed, balancers: Names) -> Iterator[Finding]:
     """Checks on the plain data, so that they are made even where decoding fails elsewhere."""
     regexes = 0
     for path, value in _walk(parsed.data, ()):
-        if path and path[-1] == "loadBalancer" and isinstance(value, dict):
+        if path[-2:] == ("trafficPolicy", "loadBalancer") and isinstance(value, dict):
             yield from _ring_sizes(parsed, path, value)
+            yield from _unknown_balancer(parsed, path, value, balancers)
         if isinstance(value, str) and path:
             if path[-1] == "regex" and "match" in path and path[-2] != "sourceLabels":
                 regexes += 1
@@ -96,6 +107,14 @@ def _ring_sizes(parsed: Parsed, path: Path, block: dict[str, Any]) -> Iterator[F
         yield finding(
             parsed.lines, (*path, "minimumRingSize"), f"must be at most maximumRingSize ({most}), got {least}"
         )
+
+
+def _unknown_balancer(parsed: Parsed, path: Path, block: dict[str, Any], known: Names) -> Iterator[Finding]:
+    name = block.get("policy")
+    if known is not None and isinstance(name, str) and name not in known:
+        near = difflib.get_close_matches(name[:60].lower(), known, n=1)
+        hint = f"did you mean {quoted(near[0])}?" if near else f"the balancers are: {', '.join(sorted(known))}"
+        yield finding(parsed.lines, (*path, "policy"), f"no balancer is named {quoted(name)}", hint)
 
 
 def _refused(parsed: Parsed, path: Path, compile_: Callable[[str], object], value: str, what: str) -> Iterator[Finding]:
