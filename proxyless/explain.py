@@ -71,7 +71,9 @@ def explain(
         why = route.matcher.why_not(method, service, headers)
         if not why:
             made = _followed(service, method, route, tuple(rejected), now)
-            return replace(made, sticky=_sticky(route, sent), hash=_hash(route, sent))
+            return replace(
+                made, refusal=_refusal(route, sent, now), sticky=_sticky(route, sent), hash=_hash(route, sent)
+            )
         rejected.append({"route": route.name, "why": why})
     return _refused(service, method, "no_route", tuple(rejected))
 
@@ -84,24 +86,20 @@ def _followed(
     service: str, method: str, route: PlannedRoute, rejected: tuple[Mapping[str, str], ...], now: float
 ) -> Explanation:
     endpoints = tuple(entry for cluster in route.clusters for entry in _endpoints(cluster, now))
-    refusal = None
-    if route.route.direct_response is not None:
-        refusal = "direct_response"
-    elif not endpoints:
-        refusal = "no_endpoints" if all(cluster.known for cluster in route.clusters) else "not_ready"
+    answers = route.route.direct_response is not None
     split = tuple(
         {"service": cluster.key.service, "subset": cluster.key.subset or None, "percent": round(100 * share, 6)}
         for cluster, share in zip(route.clusters, route.shares, strict=False)
     )
     retry = None
     hedge = None
-    if route.hedge is not None and refusal != "direct_response":
+    if route.hedge is not None and not answers:
         hedge = {
             "delay": float(route.hedge.delay),
             "attempts": route.hedge.attempts,
             "non_fatal": list(route.hedge.non_fatal),
         }
-    elif route.retry.counts and refusal != "direct_response":
+    elif route.retry.counts and not answers:
         per_try = route.retry.per_try_timeout
         retry = {
             "attempts": route.retry.attempts,
@@ -114,7 +112,7 @@ def _followed(
         service,
         method,
         route.name,
-        refusal,
+        None,
         rejected,
         split,
         endpoints,
@@ -127,6 +125,31 @@ def _followed(
         tuple(one for cluster in route.clusters for one in _left_out(cluster)),
         hedge=hedge,
     )
+
+
+def _refusal(route: PlannedRoute, metadata: Sequence[tuple[str, Any]], now: float) -> str | None:
+    """What the call would be refused for now, wherever the split may send it; what is left to chance is not asked."""
+    if route.route.direct_response is not None:
+        return "direct_response"
+    stuck = route.sticky(metadata) if route.sticky is not None else None
+    may = [share > 0 if stuck is None else index == stuck for index, share in enumerate(route.shares)]
+    reasons = [_refused_at(cluster, now) for cluster, goes in zip(route.clusters, may, strict=False) if goes]
+    return reasons[0] if all(reasons) else None
+
+
+def _refused_at(cluster: Cluster, now: float) -> str | None:
+    """In the order of `stack.py`: the breaker is asked first, then somebody is chosen, then the limit."""
+    state, nodes, locality = cluster.state.status(now), cluster.nodes, cluster.policy.locality
+    if state["breaker"] == "OPEN":
+        return "circuit_open"
+    if not nodes:
+        return "no_endpoints" if cluster.known else "not_ready"
+    if locality is not None and not locality.panic_threshold:  # then the best there is may be one that is not called
+        best = min(nodes, key=lambda node: (bool(node.reachable_at), node.outlier.out))
+        if best.outlier.out and all(_state(node, now) in ("ejected", "unreachable") for node in nodes):
+            return "no_endpoints"
+    most = cluster.policy.limits.max_requests
+    return "limit" if most is not None and state["requests"] >= most else None
 
 
 def _sticky(route: PlannedRoute, metadata: Sequence[tuple[str, Any]]) -> dict[str, Any] | None:

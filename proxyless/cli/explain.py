@@ -149,6 +149,7 @@ def _refusal(view: View, made: Mapping[str, Any]) -> None:
         "no_route": f"no route of {service} ({len(table.routes) if table else 0} in its document) matches; "
         "a last one without `match` would catch the rest",
         "no_endpoints": "; ".join(places.why_none(view, cluster) for cluster in _clusters(view, made)),
+        "limit": "limits.maxRequests lets in no more calls than there are",
         "not_ready": (table.rejected if table else "")
         or "the source has not said yet where it leads; calls wait for it",
     }.get(reason, "")
