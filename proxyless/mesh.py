@@ -32,6 +32,7 @@ from proxyless.control.feed import Feed
 from proxyless.control.soon import Soon
 from proxyless.control.sources import Factory, default_url, factory
 from proxyless.control.standing import Here, client_number
+from proxyless.control.switches import switched_off
 from proxyless.entrance import Entrance
 from proxyless.errors import ConfigError
 from proxyless.events import Observer, emitter, log_event, of_destination
@@ -151,9 +152,9 @@ class Mesh:
 
     def _start(self, version: int) -> None:
         source, cache = self._make_source()
-        disabled = frozenset(os.environ.get("PROXYLESS_DISABLE", "").replace(" ", "").split(","))
         here = Here(self.locality, self.labels, client_number(os.environ, self._dice.random))
-        compiler = Compiler(self._nodes, compose, self._balancers, here, self._dice.random, disabled)
+        off = switched_off(os.environ)
+        compiler = Compiler(self._nodes, compose, self._balancers, here, self._dice.random, off)
         self._feed = Feed(source, cache, compiler, self._publish, self._emit, self._clock, self._timers.after, version)
         self._feed.start(self._wanted)
         if self._admin:
