@@ -228,12 +228,8 @@ class Mesh:
         self._feed.restore()
 
     def _publish(self, snapshot: Snapshot) -> None:
-        before = self._slot.current
+        self._subchannels.follow(snapshot)
         self._slot.publish(snapshot)
-        for key, cluster in snapshot.clusters.items():
-            earlier = before.clusters.get(key)
-            if earlier is not None and earlier.connection != cluster.connection:
-                self._subchannels.forget()
         for node in self._nodes.adopt(snapshot):
             node.retire(lambda node: self._subchannels.retire(node.address, self._nodes.needed))
 

@@ -137,7 +137,7 @@ class _Search:
     def look(self, connect: bool) -> State:
         """How things stand; takes the next step where `connect` says so."""
         nodes = candidates(self._channel)
-        if self._node is not None and self._node not in [node for node, _ in nodes]:
+        if self._node is not None and not self._is_wanted(nodes):
             self.end()
         if not connect:
             return State.READY if self._is_used(nodes) else State.IDLE
@@ -158,14 +158,16 @@ class _Search:
                 self._try(*untried[int(self._channel.rng() * len(untried))], now)
         return State.CONNECTING
 
+    def _is_wanted(self, nodes: list[tuple[NodeState, Cluster]]) -> bool:
+        """Whether it is looked at as calls would connect it: it may be gone, and so may be its settings."""
+        return any(node is self._node and self._peek(node, cluster) is self._native for node, cluster in nodes)
+
+    def _peek(self, node: NodeState, cluster: Cluster) -> Any:
+        return self._channel.subchannels.peek(None, node.address, cluster.connection, self._channel.profile)
+
     def _is_used(self, nodes: list[tuple[NodeState, Cluster]]) -> bool:
         """Whether calls have connected the channel by themselves, as far as is known."""
-        channel = self._channel
-        return any(
-            not node.reachable_at
-            and channel.subchannels.peek(None, node.address, cluster.connection, channel.profile) is not None
-            for node, cluster in nodes
-        )
+        return any(not node.reachable_at and self._peek(node, cluster) is not None for node, cluster in nodes)
 
     def _try(self, node: NodeState, cluster: Cluster, now: float) -> None:
         try:

@@ -15,20 +15,22 @@ import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from typing import Any, TypeVar
+from typing import Any, TypeAlias, TypeVar
 from weakref import WeakSet
 
 import grpc
 
 from proxyless.channel.native import aio_factories, sync_factories
+from proxyless.channel.settings import Settings
 from proxyless.channel.timers import Timers
+from proxyless.model.snapshot import Cluster, Snapshot
 from proxyless.model.traffic import Connection
 
 T = TypeVar("T")
 
 LINGER = 1.0
-"""Seconds between the last call on an unnamed endpoint and the closing of its connection: a call that read the
-snapshot just before the swap has long picked and begun by then."""
+"""Seconds between the last call on an unnamed endpoint, or by settings that were edited, and the closing of its
+connection: a call that read the snapshot just before the swap has long picked and begun by then."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,6 +75,10 @@ class Profile:
         return list(arguments.items())
 
 
+_Key: TypeAlias = "tuple[Any, str, Connection, Profile]"
+"""The loop (None: threads), the address, and how it is connected."""
+
+
 class Subchannels:
     """Every endpoint channel of a mesh."""
 
@@ -83,9 +89,12 @@ class Subchannels:
         self._lock = threading.RLock()
         self._in_use = False
         """Whether the thread that holds the lock has a channel in its hands."""
-        self._postponed: list[tuple[Callable[[tuple[Any, ...]], bool], Callable[[], bool]]] = []
+        self._postponed: list[Callable[[_Key], bool]] = []
         """What was to be closed meanwhile by that same thread: in the handler of a signal, or by a `__del__`."""
-        self._channels: dict[tuple[Any, str, Connection, Profile], Any] = {}
+        self._channels: dict[_Key, Any] = {}
+        self._settings = Settings()
+        self._sweeps = False
+        """Whether a look for connections that nobody wants is to come."""
         self._aio_lost = False
         self.rememberers: WeakSet[Any] = WeakSet()
         """Who remembers asyncio channels beside us, and can be told to forget those of a loop that has ended."""
@@ -132,8 +141,8 @@ class Subchannels:
                     self._in_use = False
                     postponed, self._postponed = self._postponed, []
         finally:
-            for which, unless in postponed:
-                self._close(which, unless)
+            for which in postponed:
+                self._close(which)
 
     def _get(
         self,
@@ -176,20 +185,48 @@ class Subchannels:
         with self._lock:
             return any(key[0] is not None for key in self._channels)
 
-    def forget(self) -> None:
-        """Have everybody look their channels up again: settings of connections have changed."""
-        self.generation += 1
+    def follow(self, snapshot: Snapshot) -> None:
+        """Connect as `snapshot` says, which is about to be published: whoever goes by it finds no earlier channel."""
+        if self._settings.follow(snapshot):
+            with self._lock:
+                self.generation += 1
+        self.sweep_later()
+
+    def may_be_remembered(self, cluster: Cluster) -> bool:
+        """Whether what a call by `cluster` was given will do for later calls: not where its settings are outdated.
+
+        Such a call has opened a connection again, perhaps, that nobody else wants.
+        """
+        current = self._settings.are_current(cluster)
+        if not current:
+            self.sweep_later()
+        return current
+
+    def sweep_later(self) -> None:
+        """Have what nobody wants any more be closed after a while."""
+        with self._lock:
+            due, self._sweeps = not self._sweeps, True
+        if due:
+            self._timers.after(LINGER, self._sweep)
+
+    def _sweep(self) -> None:
+        self._sweeps = False
+        outdated, later = self._settings.outdated(self._addressed())
+        if outdated:
+            self._close(lambda key: key[1:3] in outdated and key[1:3] in self._settings.outdated([key[1:3]])[0])
+        if later:
+            self.sweep_later()
+
+    def _addressed(self) -> list[tuple[str, Connection]]:
+        with self._lock:
+            return [key[1:3] for key in self._channels]
 
     def retire(self, address: str, is_needed: Callable[[str], bool]) -> None:
         """Close the channels to `address` after a while, unless it is named again or called by then.
 
         Whoever ends the last call on it asks again.
         """
-
-        def close() -> None:
-            self._close(lambda key: key[1] == address, lambda: is_needed(address))
-
-        self._timers.after(LINGER, close)
+        self._timers.after(LINGER, lambda: self._close(lambda key: key[1] == address and not is_needed(address)))
 
     def close(self) -> None:
         """Close everything, now and for good."""
@@ -206,18 +243,20 @@ class Subchannels:
         self._lock = threading.RLock()
         self._in_use = False
         self._postponed = []
+        self._settings.renew()
+        self._sweeps = False
         self.generation += 1
 
-    def _close(self, which: Callable[[tuple[Any, ...]], bool], unless: Callable[[], bool] = lambda: False) -> None:
+    def _close(self, which: Callable[[_Key], bool]) -> None:
+        """Close those that `which` names. It may ask what is under way: a call that it does not see looks its channel
+        up anew, for the generation has changed by then, and gets another."""
         with self._lock:
             if self._in_use:
-                self._postponed.append((which, unless))
+                self._postponed.append(which)
                 return
-            if unless():  # under the lock: whoever needs one from now on gets another
-                return
+            self.generation += 1
             keys = [key for key in self._channels if which(key)]
             closing = [(key[0], self._channels.pop(key)) for key in keys]
-            self.generation += bool(closing)
         for loop, channel in closing:
             if loop is None:
                 channel.close()

@@ -67,7 +67,8 @@ class SyncWires:
             )
             if self._feeds:
                 native = Feeding(native)
-            by_node[rpc.node] = native
+            if self._subchannels.may_be_remembered(rpc.cluster):
+                by_node[rpc.node] = native
         return native
 
     def within(self, scope: Scope, rpc: Rpc) -> Any:
@@ -152,7 +153,8 @@ class AioWires:
             native = getattr(channel, self._arity)(*self._native_signature)
             if self._feeds:
                 native = AioFeeding(native)
-            by_node[rpc.node] = native
+            if self._subchannels.may_be_remembered(rpc.cluster):
+                by_node[rpc.node] = native
         return native
 
     def renamed(self, method: str) -> AioWires:

@@ -201,8 +201,14 @@ class Picker(Protocol):
         """A node, or None when there is none to be had."""
 
 
+class _Noticed:
+    """Whether somebody holds it can be noticed. (`weakref_slot` is Python 3.11's.)"""
+
+    __slots__ = ("__weakref__",)
+
+
 @dataclass(frozen=True, slots=True, eq=False)
-class Cluster:
+class Cluster(_Noticed):
     """A destination with its members and how one of them is chosen.
 
     `known` is False until its source has answered for it once: calls wait then, instead of failing.
