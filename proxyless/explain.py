@@ -265,7 +265,7 @@ def status_of(
     """`Mesh.status()`: the loop's view of its documents, with the snapshot's of routes and endpoints."""
     services = {name: _service(table) for name, table in snapshot.services.items()}
     endpoints = [
-        {**entry, **_role(cluster), "in_flight": node.inflight, "calls": node.calls, "failures": node.failures}
+        {**entry, **_role(cluster), **_worked(node, now)}
         for cluster in snapshot.clusters.values()
         for entry, node in zip(_endpoints(cluster, now), cluster.nodes, strict=True)
     ]
@@ -324,6 +324,14 @@ def _counted(cluster: Cluster, now: float) -> dict[str, Any]:
         "mirror": cluster.key.mirrored,
         "mirrored": status.get("mirrored", 0),
     }
+
+
+def _worked(node: NodeState, now: float) -> dict[str, Any]:
+    """What this process has to do with it; of one that is ejected, for how many seconds it still is (0: probing)."""
+    counted = {"in_flight": node.inflight, "calls": node.calls, "failures": node.failures}
+    if not node.outlier.out:
+        return counted
+    return {**counted, "ejected_for": round(max(0.0, node.outlier.ejected_until - now), 3)}
 
 
 def _role(cluster: Cluster) -> dict[str, Any]:

@@ -28,12 +28,17 @@ def kv(source: str | None, verb: str) -> Iterator[KvStore]:
         raise Misuse(
             f"{where} is a file, and a file is edited, not {verb}",
             "clients see what you save within 0.1 s; check it before with: proxyless validate -f FILE",
-            "to write to Consul, name it: --source consul://HOST:PORT",
+            f"to write to Consul, name it: --source consul://HOST:PORT{_instead(where)}",
         )
     if not where.is_consul:
         raise Misuse(f"documents of {where} can't be {verb} from here; --source consul://HOST:PORT names a Consul")
     with _open(where) as store:
         yield store
+
+
+def _instead(where: Address) -> str:
+    """The quick start leaves it set, and it goes before CONSUL_HTTP_ADDR."""
+    return f"; or unset {where.named_by}, which named the file" if where.named_by == "PROXYLESS_SOURCE" else ""
 
 
 @contextmanager

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from proxyless.cli import screen
@@ -117,19 +119,27 @@ def state_style(state: str) -> str:
 
 def why_none(view: View, cluster: Cluster) -> str:
     """That it has no endpoint, and what is registered instead: the next question of whoever reads it."""
-    text, service = f"{cluster.key} has no endpoint that may be called", cluster.watched.service
+    text, watched = f"{cluster.key} has no endpoint that may be called", cluster.watched
+    reasons = Counter(why for _, why in cluster.left_out())
+    those = "; ".join(f"{number}: {why}" for why, number in reasons.items())
     if not view.source.is_consul or view.trouble:
-        return text
+        return f"{text} ({those})" if those else text
     from proxyless.control.consul_settings import ConsulSettings
     from proxyless.control.store import KvStore
     from proxyless.control.watcher import Unanswered
 
     try:
-        with KvStore(ConsulSettings.parse(view.source.url)) as store:
-            counted = store.instances(service)
+        settings = ConsulSettings.parse(view.source.url)
+        with KvStore(replace(settings, dc=watched.datacenter or settings.dc)) as store:
+            counted = store.instances(watched.service)
+            hidden = "" if counted else store.hidden(watched.service)
     except (Unanswered, ValueError):
         return text
     if not counted:
-        return f"{text}; Consul has no instance of {service}"
+        return f"{text}; {hidden or f'Consul has no instance of {watched}'}"
     kinds = ", ".join(f"{number} {state}" for state, number in sorted(counted.items()))
-    return f"{text}; Consul's instances of {service}: {kinds}"
+    text = f"{text}; Consul's instances of {watched}: {kinds}"
+    if those:
+        return f"{text}; of these, {those}"
+    chosen = f"the subset {cluster.key.subset}" if cluster.key.subset else "the document's discovery"
+    return f"{text}; none of them is in {chosen}: see its labels or filter, `proxyless get {cluster.key.service}`"

@@ -197,7 +197,8 @@ def unreachable(where: Address, reason: str) -> Unreachable:
         check = f"check that a Consul agent runs there: curl {scheme}://{settings.address}/v1/status/leader"
         if "token" in reason or "403" in reason:
             check = "the token comes from ?token_file=PATH, CONSUL_HTTP_TOKEN_FILE or CONSUL_HTTP_TOKEN"
-        return Unreachable(f"no state from {settings.name}: {reason}", check, _named(where))
+        lost = "" if "written" in reason or "the write" in reason else "no state from "
+        return Unreachable(f"{lost}{settings.name}: {reason}", check, _named(where))
     if where.scheme == "file":
         here = "" if where.path.is_absolute() else f" (a relative path counts from {Path.cwd()})"
         return Unreachable(f"no state from {where}: {reason}", f"check the path {where.path}{here}", _named(where))

@@ -7,12 +7,15 @@ from collections.abc import Mapping
 from typing import Any
 
 from proxyless.cli import screen
-from proxyless.cli.endpoints import ladder, shown, state_style, subset_cell
+from proxyless.cli.endpoints import ladder, shown, state_style, subset_cell, why_none
 from proxyless.cli.failures import Failure, Misuse
 from proxyless.cli.options import Format, Output, Source
 from proxyless.cli.process import Pid, asked
 from proxyless.cli.screen import BAD, DOUBTFUL, GOOD, NONE, QUIET, Cell
-from proxyless.cli.session import look
+from proxyless.cli.session import View, look
+
+MOST = 20
+"""Endpoints of a process that are shown to a person, those that are not well first."""
 
 
 def status(source: Source = None, pid: Pid = None, output: Output = Format.table) -> int:
@@ -27,7 +30,16 @@ def status(source: Source = None, pid: Pid = None, output: Output = Format.table
     else:
         silent = "ANSWERS IN PART ONLY" if view.in_part else "NOT ANSWERING"
         _show(view.status, silent if view.trouble else "")
+        if not view.trouble:
+            _why_none(view)
     return view.end(_findings(view.status))
+
+
+def _why_none(view: View) -> None:
+    """Of destinations without an endpoint: what is registered instead, or what the token is not shown."""
+    for _, cluster in sorted(view.snapshot.clusters.items()):
+        if cluster.known and not cluster.nodes:
+            screen.note(why_none(view, cluster))
 
 
 def _of_process(pid: int, output: Format) -> int:
@@ -43,6 +55,7 @@ def _of_process(pid: int, output: Format) -> int:
                     screen.line()
                 screen.line("Process    ", f"{pid}, {answer['program']}, Python {answer['python']}")
                 _show(mesh, _staleness(mesh))
+                _at_work(mesh)
         return int(any(_findings(mesh) or mesh["stale"] for mesh in meshes))
     except (KeyError, TypeError, AttributeError) as strange:
         raise Failure(f"process {pid} says what this version of proxyless does not understand: {strange!r}") from None
@@ -57,8 +70,19 @@ def _findings(status: Mapping[str, Any]) -> bool:
     invalid = any(not document["accepted"] for document in status["documents"])
     there = {(entry["service"], entry["subset"]) for entry in status["endpoints"]}
     return invalid or any(
-        one["known"] and (one["service"], one["subset"]) not in there for one in status["destinations"].values()
+        (one["known"] and (one["service"], one["subset"]) not in there) or _alarms(one)
+        for one in status["destinations"].values()
     )
+
+
+def _alarms(one: Mapping[str, Any]) -> str:
+    """What goes on with a destination as a whole that its endpoints' states don't tell."""
+    alarms = ["PANIC: all are called"] if one["panic"] else []
+    if one["breaker"] == "OPEN":
+        alarms.append(f"BREAKER OPEN: calls are refused, tried again in {one.get('breaker_retry_in') or 0:.0f} s")
+    elif one["breaker"] == "HALF_OPEN":
+        alarms.append("BREAKER HALF_OPEN: a few calls decide")
+    return "; ".join(alarms)
 
 
 def _show(status: Mapping[str, Any], trouble: str) -> None:
@@ -114,23 +138,63 @@ def _destinations(status: Mapping[str, Any]) -> None:
         counted = states.get((one["service"], one["subset"] or "", mirror), Counter())
         number = str(sum(counted.values()))
         subset = subset_cell(one["subset"], mirror)
-        rows.append((one["service"], subset, number, _in_words(counted, one["known"])))
+        rows.append((one["service"], subset, number, _in_words(counted, one)))
     if rows:
         screen.line()
         screen.table(("SERVICE", "SUBSET", "ENDPOINTS", "STATE"), rows)
+    for name, one in sorted(status["destinations"].items()):
+        for why, number in one["left_out"].items():
+            screen.line((f"Left out of {name}, {number}: ", DOUBTFUL), why)
     rungs = [rung for one in status["destinations"].values() for rung in one["ladder"]]
     if rungs:
         screen.line()
         ladder(rungs)
 
 
-def _in_words(counted: Counter[str], known: bool) -> Cell:
-    if not known:
+def _in_words(counted: Counter[str], one: Mapping[str, Any]) -> Cell:
+    if not one["known"]:
         return "not heard of yet", DOUBTFUL
     if not counted:
         return "NO ENDPOINT: calls fail with UNAVAILABLE", BAD
     worst = min(counted, key=lambda state: state == "healthy")
-    return ", ".join(f"{number} {state}" for state, number in sorted(counted.items())), state_style(worst)
+    words = ", ".join(f"{number} {state}" for state, number in sorted(counted.items()))
+    alarms = _alarms(one)
+    return (f"{words}; {alarms}", BAD) if alarms else (words, state_style(worst))
+
+
+def _at_work(status: Mapping[str, Any]) -> None:
+    """What only the process that makes the calls knows: what it counted, and who is out for it, and for how long."""
+    counts = ("requests", "pending", "retries", "retries_left", "retries_denied", "hedges", "refused")
+    destinations = sorted(status["destinations"].items())
+    if not destinations:
+        return
+    screen.line()
+    heads = ("DESTINATION", "UNDER WAY", "WAITING", "RETRIES", "LEFT", "DENIED", "HEDGES", "OVER LIMIT")
+    screen.table(heads, [(name, *(f"{one[count]:.0f}" for count in counts)) for name, one in destinations])
+    listed = sorted(status["endpoints"], key=lambda entry: (entry["state"] == "healthy", -entry["in_flight"]))
+    if not listed:
+        return
+    screen.line()
+    screen.table(
+        ("ADDRESS", "SERVICE", "SUBSET", "STATE", "UNDER WAY", "CALLS", "FAILED"),
+        [
+            (
+                entry["address"],
+                entry["service"],
+                subset_cell(entry["subset"], entry.get("mirror", False)),
+                (_standing(entry), state_style(entry["state"])),
+                *(str(entry[count]) for count in ("in_flight", "calls", "failures")),
+            )
+            for entry in listed[:MOST]
+        ],
+    )
+    if len(listed) > MOST:
+        screen.line((f"and {len(listed) - MOST} more, no worse; -o json has all of them", QUIET))
+
+
+def _standing(entry: Mapping[str, Any]) -> str:
+    left = entry.get("ejected_for")
+    return f"{entry['state']} for {left:.0f} s more" if left else str(entry["state"])
 
 
 def _doubts(status: Mapping[str, Any]) -> None:

@@ -46,8 +46,8 @@ class Endpoints:
 
     @property
     def path(self) -> str:
-        """All of them: `passing` would hide the warning ones, and wake as often."""
-        return f"health/service/{quote(self._service, safe='')}"
+        """Of the watch, below /v1/."""
+        return _path(self._service)
 
     def assume(self, known: Sequence[Endpoint]) -> None:
         """An earlier process knew these: that they are gone takes as much to be believed as if we had."""
@@ -67,7 +67,7 @@ class Endpoints:
             return self._none(news, self._instances)
         # Nobody was ever there, so nothing is lost: calls fail at once instead of waiting in vain.
         self._some([], [])
-        self.doubt = self._hidden()
+        self.doubt = hidden(self._service, self._ask)
         return None
 
     def _some(
@@ -91,7 +91,7 @@ class Endpoints:
     def _none(self, news: News, instances: Instances) -> float | None:
         self._vanishing.told(news)
         if grounds := self._impossible(news):
-            self.doubt = f"no instance is listed any more, but {grounds}; they stay; {self._grant()}"
+            self.doubt = f"no instance is listed any more, but {grounds}; they stay; {_grant(self._service)}"
             self._vanishing.impossible()
             return UNTIL_IT_MOVES
         sure = self._ask(self.path)
@@ -100,8 +100,8 @@ class Endpoints:
         endpoints, dropped = instances.read(sure.body)
         if endpoints or dropped:
             return self._some(endpoints, dropped, fragile=sure.fragile, broken=not self._vanishing.grown)
-        if hidden := self._hidden():
-            self.doubt = f"{hidden}; those that are known stay"
+        if why := hidden(self._service, self._ask):
+            self.doubt = f"{why}; those that are known stay"
             self._vanishing.impossible()
             return LATER
         if left := self._vanishing.remaining():
@@ -117,25 +117,31 @@ class Endpoints:
             return "nobody was deregistered, the index is as before"
         return ""
 
-    def _hidden(self) -> str:
-        """Why instances would not be shown to us if there were any, or "".
 
-        Without service:read the discovery chain is refused; without node:read the catalog names the service.
-        """
-        if self._ask(f"discovery-chain/{quote(self._service, safe='')}").status == FORBIDDEN:
-            return f"the token may not read the service {self._service}; {self._grant()}"
-        services = self._ask("catalog/services")
-        if services.status == OK and self._service in _read(services, dict):
-            again = self._ask(self.path)
-            if again.status == OK and _read(again, list):
-                return ""  # somebody registered between the two answers: the next one tells
-            hidden = f"the service {self._service} has instances, but the token may not see them"
-            return f"{hidden}; {self._grant()}"
-        return ""
+def hidden(service: str, ask: Ask) -> str:
+    """Why instances would not be shown to us if there were any, or "".
 
-    def _grant(self) -> str:
-        read = '{ policy = "read" }'
-        return f'it needs service "{self._service}" {read} and node_prefix "" {read}'
+    Without service:read the discovery chain is refused; without node:read the catalog names the service.
+    """
+    if ask(f"discovery-chain/{quote(service, safe='')}").status == FORBIDDEN:
+        return f"the token may not read the service {service}; {_grant(service)}"
+    services = ask("catalog/services")
+    if services.status == OK and service in _read(services, dict):
+        again = ask(_path(service))
+        if again.status == OK and _read(again, list):
+            return ""  # somebody registered between the two answers: the next one tells
+        return f"the service {service} has instances, but the token may not see them; {_grant(service)}"
+    return ""
+
+
+def _grant(service: str) -> str:
+    read = '{ policy = "read" }'
+    return f'it needs service "{service}" {read} and node_prefix "" {read}'
+
+
+def _path(service: str) -> str:
+    """All of them: `passing` would hide the warning ones, and wake as often."""
+    return f"health/service/{quote(service, safe='')}"
 
 
 def _read(answer: Answer, kind: type[Any]) -> Any:

@@ -294,7 +294,29 @@ def _reason(error: BaseException, timeout: float) -> str:
         return "what answers there does not speak HTTP as Consul does; is it the port of Consul's HTTP API?"
     last = seen[-1]
     if isinstance(last, ssl.SSLError):
-        return f"TLS failed: {getattr(last, 'verify_message', '') or last.reason or last}"
+        return _tls(getattr(last, "verify_message", "") or last.reason or str(last))
     if isinstance(last, OSError) and last.strerror:
         return last.strerror[:1].lower() + last.strerror[1:]
     return f"{type(last).__name__}: {ascii(str(last)[:200])[1:-1]}"  # whoever answers may have chosen the words
+
+
+def _tls(words: str) -> str:
+    """What went wrong between the two, and what that comes from: OpenSSL's own words say neither to everybody."""
+    return f"TLS failed: {words.rstrip('.')}" + next((f"; {mend}" for sign, mend in _TLS if sign in words), "")
+
+
+_TLS = (
+    ("WRONG_VERSION_NUMBER", "what answers there speaks no TLS: is it the port for plain HTTP?"),
+    ("HTTP_REQUEST", "what answers there speaks no TLS: is it the port for plain HTTP?"),
+    ("expired", "renew it at the agent; or this machine's clock is wrong"),
+    ("not yet valid", "is this machine's clock right?"),
+    ("issuer", "its authority is not known here: CONSUL_CACERT names a file with it"),
+    ("self-signed", "its authority is not known here: CONSUL_CACERT names a file with it"),
+    ("KEY_VALUES_MISMATCH", "CONSUL_CLIENT_KEY is not the key of CONSUL_CLIENT_CERT"),
+    ("mismatch", "CONSUL_TLS_SERVER_NAME says which name it is for"),
+    ("EOF", _CLIENTS := "the agent may want a certificate of ours: CONSUL_CLIENT_CERT and CONSUL_CLIENT_KEY"),
+    ("CERTIFICATE_REQUIRED", _CLIENTS),
+    ("HANDSHAKE_FAILURE", _CLIENTS),
+    ("BAD_CERTIFICATE", _CLIENTS),
+    ("UNKNOWN_CA", "the agent does not know the authority of our certificate (CONSUL_CLIENT_CERT)"),
+)

@@ -146,9 +146,9 @@ class Kv:
         return Unanswered(f"Consul answered {answer.code} {said!r}; nothing was written")
 
 
-def grant(prefix: str) -> str:
-    """What to do about a token that may not write below `prefix`."""
-    return f'grant it key_prefix "{prefix}/" {{ policy = "write" }}'
+def grant(prefix: str, policy: str = "write") -> str:
+    """What to do about a token that may not read or write below `prefix`."""
+    return f'grant it key_prefix "{prefix}/" {{ policy = "{policy}" }}'
 
 
 def room(operations: Sequence[Operation]) -> int:

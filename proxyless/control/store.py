@@ -18,6 +18,7 @@ from urllib.parse import quote
 
 from proxyless.control import RawDocument
 from proxyless.control.consul_documents import ABSENT, FORBIDDEN, OK, Documents
+from proxyless.control.consul_endpoints import hidden
 from proxyless.control.consul_settings import ConsulSettings
 from proxyless.control.history import Signature, Version, recorded
 from proxyless.control.instances import Instances
@@ -69,11 +70,7 @@ class KvStore:
     def documents(self) -> dict[str, RawDocument]:
         """All of them by key, as the leader has them; a document's version is its ModifyIndex."""
         told: dict[str, RawDocument] = {}
-
-        def ask(path: str, *flags: str) -> Answer:
-            return self._kv.read(path, *((flag, "") for flag in flags), accept=(OK, FORBIDDEN, ABSENT))
-
-        found = Documents(self.settings.prefix, ask, told.update, hold=0.0, now=self._now)
+        found = Documents(self.settings.prefix, self._ask, told.update, hold=0.0, now=self._now)
         answer = self._kv.read(found.path, ("recurse", ""), accept=(OK, ABSENT))
         found.take(News(answer, 0, 0, unbroken=False))
         return told
@@ -92,17 +89,17 @@ class KvStore:
             counted["malformed"] = len(dropped)
         return counted
 
+    def hidden(self, service: str) -> str:
+        """Why the token would not be shown the instances of `service` if there were any, or ""."""
+        return hidden(service, self._ask)
+
     def history(self, key: str) -> list[Version]:
         """The recorded versions of a document, the oldest first; without those that can't have been recorded."""
-        start = self._past(key)
-        answer = self._kv.read(f"kv/{quote(start)}", ("recurse", ""), accept=(OK, ABSENT))
-        found = []
-        for entry in json.loads(answer.body) if answer.status == OK else ():
-            try:
-                content = base64.b64decode(entry["Value"] or "", validate=True)
-                found.append(Version.decode(entry["Key"].removeprefix(start), content))
-            except ValueError:
-                continue
+        found = self._recorded(key)
+        if not found and self._ask(f"kv/{quote(self._past(key))}").status == FORBIDDEN:
+            # Asked for all keys below one, Consul has the same answer where there is none and where none may be read.
+            past = f"{self.settings.prefix}{HISTORY}"
+            raise Unanswered(f"the token may not read {past}/ in KV; {grant(past, 'read')}")
         return found
 
     def write(
@@ -157,6 +154,9 @@ class KvStore:
 
     # -- inside
 
+    def _ask(self, path: str, *flags: str) -> Answer:
+        return self._kv.read(path, *((flag, "") for flag in flags), accept=(OK, FORBIDDEN, ABSENT))
+
     def _full(self, key: str) -> str:
         return f"{self.settings.prefix}/{key}"
 
@@ -185,6 +185,18 @@ class KvStore:
 
     # -- what was before
 
+    def _recorded(self, key: str) -> list[Version]:
+        start = self._past(key)
+        answer = self._kv.read(f"kv/{quote(start)}", ("recurse", ""), accept=(OK, ABSENT))
+        found = []
+        for entry in json.loads(answer.body) if answer.status == OK else ():
+            try:
+                content = base64.b64decode(entry["Value"] or "", validate=True)
+                found.append(Version.decode(entry["Key"].removeprefix(start), content))
+            except ValueError:
+                continue
+        return found
+
     def _records(self, changes: Sequence[Change], signed: Signature) -> list[Operation]:
         """What writes `changes` into their histories; nothing where these can't be read."""
         try:
@@ -194,7 +206,7 @@ class KvStore:
 
     def _recording(self, change: Change, signed: Signature) -> list[Operation]:
         past = self._past(change.key)
-        new, out = recorded(self.history(change.key), change.before, change.text, signed)
+        new, out = recorded(self._recorded(change.key), change.before, change.text, signed)
         made = [self._kv.operation("cas", past + version.key, NEW, version.encode()) for version in new]
         return made + [self._kv.operation("delete", past + version.key) for version in out]
 

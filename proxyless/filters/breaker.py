@@ -17,8 +17,7 @@ def breaker(rpc: Rpc, next: Service) -> Script[Outcome]:
     state = rpc.cluster.state
     ticket = state.admit(rpc.now)
     if not ticket:
-        details = f"the circuit breaker of {rpc.cluster.key} is open: too many of its calls failed"
-        return (yield from refuse(Code.UNAVAILABLE, "circuit_open", details))
+        return (yield from refuse(Code.UNAVAILABLE, "circuit_open", _why(rpc)))
     ok: bool | None = None
     try:
         outcome = yield from next(rpc)
@@ -30,3 +29,9 @@ def breaker(rpc: Rpc, next: Service) -> Script[Outcome]:
         return outcome
     finally:
         state.judge(ticket, ok, rpc.now)
+
+
+def _why(rpc: Rpc) -> str:
+    left = rpc.cluster.state.retry_in(rpc.now)
+    again = f"it is tried again in {left:.1f} s" if left else "it is being tried again just now"
+    return f"the circuit breaker of {rpc.cluster.key} is open: too many of its calls failed; {again}"

@@ -130,6 +130,9 @@ class DestinationState(Protocol):
     def admit(self, now: float) -> int:
         """0: the breaker is open. Else a ticket for `judge`."""
 
+    def retry_in(self, now: float) -> float:
+        """Seconds until an open breaker lets a call through again; 0 where it is not open."""
+
     def judge(self, ticket: int, ok: bool | None, now: float) -> None:
         """How the call with this ticket ended; None if nobody knows."""
 

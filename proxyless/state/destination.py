@@ -238,6 +238,11 @@ class DestinationState:
             self._tell("breaker", self._key, "", state)
         return ticket
 
+    def retry_in(self, now: float) -> float:
+        """Seconds until an open breaker lets a call through again; 0 where it is not open."""
+        with self._lock:
+            return self._breaker.retry_in(now) if self._breaker is not None else 0.0
+
     def judge(self, ticket: int, ok: bool | None, now: float) -> None:
         """How the call with this ticket ended; None if nobody knows."""
         breaker = self._breaker
@@ -304,6 +309,7 @@ class DestinationState:
                 "hedges": self.hedges,
                 "retries_denied": self.denied,
                 "breaker": self._breaker.state(now) if self._breaker is not None else None,
+                "breaker_retry_in": round(self._breaker.retry_in(now), 3) if self._breaker is not None else None,
                 "requests": self._limits.requests.used,
                 "pending": self._limits.pending.used,
                 "refused": self.refused,

@@ -174,12 +174,17 @@ def test_yaml_and_json_are_compared_by_what_they_say(run: Run, tmp_path: Path) -
 
 
 @pytest.mark.parametrize("command", [("apply", "-f", "x.yaml"), ("delete", "shop", "--yes")])
-def test_a_file_source_is_edited_not_applied(run: Run, shop: str, command: tuple[str, ...]) -> None:
+def test_a_file_source_is_edited_not_applied(
+    run: Run, shop: str, command: tuple[str, ...], monkeypatch: pytest.MonkeyPatch
+) -> None:
     """There is nothing to write to: misuse, and what to do instead."""
     result = run(*command, "--source", shop)
     assert result.exit_code == 2
     assert "is a file, and a file is edited, not" in result.stderr
     assert "proxyless validate -f FILE" in result.stderr
+    monkeypatch.setenv("PROXYLESS_SOURCE", shop)  # as the quick start leaves it: CONSUL_HTTP_ADDR does not help then
+    monkeypatch.setenv("CONSUL_HTTP_ADDR", "127.0.0.1:8500")
+    assert "or unset PROXYLESS_SOURCE, which named the file" in run(*command).stderr
 
 
 @pytest.mark.parametrize("kind", ["service", "mesh", "file"])

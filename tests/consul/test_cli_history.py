@@ -264,8 +264,15 @@ def test_a_token_without_rights_on_the_history(
         path.write_text(text("2s"))
         refused = call("apply", "-f", path)
         assert refused.exit_code == 3
-        assert "the token may not write proxyless/v1/ in KV; nothing was written" in refused.stderr
+        assert f"proxyless: consul://{agent.address}: the token may not write proxyless/v1/ in KV" in refused.stderr
+        assert "nothing was written" in refused.stderr
         assert agent.get_kv("proxyless/v1/services/web") == text("1s").encode()
+
+        monkeypatch.setenv("CONSUL_HTTP_TOKEN", agent.create_token('key_prefix "proxyless/v1/" { policy = "read" }'))
+        for command in ("history", "rollback"):  # there is a history: "nothing is recorded" would be a lie
+            hidden = call(command, "web")
+            assert hidden.exit_code == 3
+            assert 'grant it key_prefix "proxyless/v1-history/" { policy = "read" }' in hidden.stderr
 
 
 def test_two_at_once(

@@ -52,12 +52,41 @@ def test_what_a_client_sees_comes_from_kv_and_catalog(
     endpoints = call("endpoints", name)
     assert endpoints.exit_code == 1
     assert "127.0.0.1:9100" in endpoints.stdout
-    assert f"{name}/b has no endpoint that may be called; Consul's instances of {name}: 1 critical, 1 passing" in (
-        endpoints.stderr
+    why = (
+        f"{name}/b has no endpoint that may be called; Consul's instances of {name}: 1 critical, 1 passing; "
+        "of these, 1: its checks are critical"
     )
-    assert call("status").exit_code == 1
+    assert why in endpoints.stderr
+    status = call("status")
+    assert (status.exit_code, why in status.stderr) == (1, True)
+    assert f"Left out of {name}/b, 1: its checks are critical" in status.stdout
     made = json.loads(call("explain", name, "/a.B/C", "-o", "json").stdout)
     assert [one["address"] for one in made["endpoints"]] == ["127.0.0.1:9100"]
+
+
+def test_why_a_destination_is_empty_is_said_as_it_is(
+    consul_bin: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Not "no instance" where there are some: a subset that chooses none, or a token that is not shown them."""
+    document = "service: web\nsubsets: {b: {labels: {version: v2}}}\nroutes: [{split: [{subset: b}]}]\n"
+    readable = 'key_prefix "proxyless/" { policy = "read" } '
+    commands = (("status",), ("endpoints", "web"), ("explain", "web", "/a.B/C"))
+
+    def said(rules: str) -> list[str]:
+        monkeypatch.setenv("CONSUL_HTTP_TOKEN", agent.create_token(rules))
+        return [call(*command).output for command in commands]
+
+    with ConsulAgent(consul_bin, tmp_path, hcl=[ACL_HCL], token=ROOT_TOKEN) as agent:
+        monkeypatch.setenv("PROXYLESS_SOURCE", f"consul://{agent.address}?snapshot=off")
+        agent.register("web", 9300, meta={"version": "v1"})
+        agent.put_kv("proxyless/v1/services/web", document)
+        see = 'service_prefix "" { policy = "read" } node_prefix "" { policy = "read" }'
+        for text in said(readable + see):
+            assert "1 passing; none of them is in the subset b: see its labels or filter" in text
+        for text in said(readable + 'service_prefix "" { policy = "read" }'):
+            assert "the service web has instances, but the token may not see them; it needs" in text
+        for text in said(readable):
+            assert "the token may not read the service web; it needs" in text
 
 
 def test_names_from_the_catalog_are_shown_as_text(consul: ConsulAgent, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -147,7 +147,7 @@ def test_py_consul_itself_works_over_our_transport(guarded: ConsulAgent, monkeyp
 
 
 def test_tls_is_verified_with_the_agents_own_authority_and_name(consul_bin: str, tmp_path: Path) -> None:
-    """CA, client certificate and server name from Consul's environment; another authority is refused."""
+    """CA, client certificate and server name from Consul's environment; where one is wrong, that one is named."""
     for folder in ("", "other"):
         (tmp_path / folder).mkdir(exist_ok=True)
         run = [consul_bin, "tls"]
@@ -178,8 +178,12 @@ def test_tls_is_verified_with_the_agents_own_authority_and_name(consul_bin: str,
             assert time.monotonic() - closing < 0.1
         for wrong, says in (
             ({"CONSUL_CACERT": str(tmp_path / "other" / ca.name)}, "TLS failed: unable to get"),
+            ({"CONSUL_CACERT": str(tmp_path / "other" / ca.name)}, "CONSUL_CACERT names a file with it"),
             ({"CONSUL_TLS_SERVER_NAME": "other.dc1.consul"}, "TLS failed: hostname mismatch"),
-            ({"CONSUL_CLIENT_CERT": "", "CONSUL_CLIENT_KEY": ""}, "TLS"),
+            ({"CONSUL_TLS_SERVER_NAME": "other.dc1.consul"}, "'; CONSUL_TLS_SERVER_NAME says which name it is for"),
+            ({"CONSUL_CLIENT_CERT": "", "CONSUL_CLIENT_KEY": ""}, "the agent may want a certificate of ours"),
+            ({"CONSUL_CLIENT_KEY": environ["CONSUL_CLIENT_KEY"].replace("client", "server")}, "is not the key of"),
+            ({"CONSUL_HTTP_ADDR": f"https://127.0.0.1:{agent.http_port}"}, "speaks no TLS"),
         ):
             with following("", environ=environ | wrong) as (_, sink):
                 sink.until("stale", lambda reason, says=says: says.lower() in reason.lower())  # type: ignore[misc]

@@ -12,6 +12,7 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
+import grpc
 import pytest
 
 from tests.agent import CHECKOUT
@@ -122,6 +123,31 @@ def test_status_of_a_process(net: Net, calling: str) -> None:
     (mesh,) = json.loads(call("status", "--pid", PID, "-o", "json").stdout)["meshes"]
     (endpoint,) = mesh["endpoints"]
     assert (endpoint["address"], endpoint["calls"] > 0) == (calling, True)
+
+
+def test_status_of_a_process_in_trouble(net: Net) -> None:
+    """Which endpoint is out and for how long, that the breaker is open and there is a panic: findings, not a JSON."""
+    first, second = net.server("a"), net.server("b")
+    net.document(
+        "{trafficPolicy: {circuitBreaker: {failureRate: 50, minimumRequests: 20, openFor: 60s}}, routes: [{name: all}]}"
+    )
+    stub = net.stub()
+    for _ in range(30):
+        with pytest.raises(grpc.RpcError):
+            stub.Unary(Request(fail_code=14))
+    result = call("status", "--pid", PID)
+    assert result.exit_code == 1
+    (state,) = [line for line in result.stdout.splitlines() if line.startswith("echo   ") and "BREAKER" in line]
+    assert "1 ejected, 1 healthy; PANIC: all are called; BREAKER OPEN: calls are refused, tried again in " in state
+    rows = [line.split() for line in result.stdout.splitlines() if line.startswith("127.0.0.1:")]
+    assert sorted(row[0] for row in rows) == sorted([first.address, second.address])
+    assert rows[0][3:5] == ["ejected", "for"]  # who is not well comes first
+    assert 0 < int(rows[0][5]) <= 30
+    (mesh,) = json.loads(call("status", "--pid", PID, "-o", "json").stdout)["meshes"]
+    out = {entry["address"]: entry.get("ejected_for") for entry in mesh["endpoints"]}
+    assert 0 < out[rows[0][0]] <= 30
+    assert out[rows[1][0]] is None
+    assert 0 < mesh["destinations"]["echo"]["breaker_retry_in"] <= 60
 
 
 def test_which_process(net: Net) -> None:
