@@ -1,20 +1,17 @@
-"""What would happen, and what is: `Mesh.explain` and `Mesh.status`, made of the snapshot that calls read.
+"""What would happen to a request, and why: `Mesh.explain`, made of the snapshot that calls read.
 
-Both are pure: they read what is there, send nothing, draw nothing and count nothing.
+It is pure: it reads what is there, sends nothing, draws nothing and counts nothing. How all of it stands is in
+`overview.py`.
 """
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields, is_dataclass, replace
 from typing import Any
 
-from proxyless.model.matches import Match, veiled
 from proxyless.model.quantities import Duration, camel
-from proxyless.model.route_table import ServiceTable
 from proxyless.model.snapshot import Cluster, NodeState, PlannedMirror, PlannedRoute, Snapshot
-from proxyless.model.topology import Locality
 from proxyless.policy.locality import Ladder
 from proxyless.policy.matcher import joined
 
@@ -85,7 +82,7 @@ def _refused(service: str, method: str, reason: str, rejected: tuple[Mapping[str
 def _followed(
     service: str, method: str, route: PlannedRoute, rejected: tuple[Mapping[str, str], ...], now: float
 ) -> Explanation:
-    endpoints = tuple(entry for cluster in route.clusters for entry in _endpoints(cluster, now))
+    endpoints = tuple(entry for cluster in route.clusters for entry in endpoints_of(cluster, now))
     answers = route.route.direct_response is not None
     split = tuple(
         {"service": cluster.key.service, "subset": cluster.key.subset or None, "percent": round(100 * share, 6)}
@@ -121,7 +118,7 @@ def _followed(
         fault,
         tuple(_mirror(mirror) for mirror in route.mirrors),
         policies,
-        tuple(rung for cluster in route.clusters for rung in _ladder(cluster)),
+        tuple(rung for cluster in route.clusters for rung in ladder_of(cluster)),
         tuple(one for cluster in route.clusters for one in _left_out(cluster)),
         hedge=hedge,
     )
@@ -146,7 +143,7 @@ def _refused_at(cluster: Cluster, now: float) -> str | None:
         return "no_endpoints" if cluster.known else "not_ready"
     if locality is not None and not locality.panic_threshold:  # then the best there is may be one that is not called
         best = min(nodes, key=lambda node: (bool(node.reachable_at), node.outlier.out))
-        if best.outlier.out and all(_state(node, now) in ("ejected", "unreachable") for node in nodes):
+        if best.outlier.out and all(state_of(node, now) in ("ejected", "unreachable") for node in nodes):
             return "no_endpoints"
     most = cluster.policy.limits.max_requests
     return "limit" if most is not None and state["requests"] >= most else None
@@ -175,7 +172,8 @@ def _hash(route: PlannedRoute, metadata: Sequence[tuple[str, Any]]) -> dict[str,
     return {"of": [plain(source) for source in route.route.hash], "hash": None if found is None else f"{found:016x}"}
 
 
-def _ladder(cluster: Cluster) -> list[dict[str, Any]]:
+def ladder_of(cluster: Cluster) -> list[dict[str, Any]]:
+    """Where localities count: each place with its priority, its health and its percentage of the calls."""
     if not isinstance(cluster.picker, Ladder):
         return []
     of = {"service": cluster.key.service, "subset": cluster.key.subset or None}
@@ -206,7 +204,8 @@ def _mirror(mirror: PlannedMirror) -> dict[str, Any]:
     }
 
 
-def _endpoints(cluster: Cluster, now: float) -> list[dict[str, Any]]:
+def endpoints_of(cluster: Cluster, now: float) -> list[dict[str, Any]]:
+    """Where calls to a destination can go, each endpoint with its weight and state."""
     return [
         {
             "address": node.address,
@@ -214,7 +213,7 @@ def _endpoints(cluster: Cluster, now: float) -> list[dict[str, Any]]:
             "subset": cluster.key.subset or None,
             "locality": str(node.endpoint.locality),
             "weight": weight,
-            "state": _state(node, now),
+            "state": state_of(node, now),
             **_standing(cluster, node),
         }
         for node, weight in zip(cluster.nodes, cluster.weights, strict=True)
@@ -229,7 +228,7 @@ def _standing(cluster: Cluster, node: NodeState) -> dict[str, Any]:
     return {"priority": priority, "place_percent": round(percent, 3)}
 
 
-def _state(node: NodeState, now: float) -> str:
+def state_of(node: NodeState, now: float) -> str:
     """healthy, warning, unreachable, ejected or probing: the strongest word that is true."""
     if node.outlier.out:
         return node.outlier.state(now)
@@ -250,107 +249,3 @@ def plain(value: Any) -> Any:
     if isinstance(value, (list, tuple)):
         return [plain(part) for part in value]
     return value
-
-
-def _shown(block: Match) -> Match:
-    """Without the values of headers that carry credentials."""
-    headers = {name: veiled(name, match) for name, match in block.headers.items()}
-    without = {name: veiled(name, match) for name, match in block.without_headers.items()}
-    return replace(block, headers=headers, without_headers=without)
-
-
-def status_of(
-    snapshot: Snapshot, loop: Mapping[str, Any], labels: Mapping[str, str], locality: Locality, now: float
-) -> dict[str, Any]:
-    """`Mesh.status()`: the loop's view of its documents, with the snapshot's of routes and endpoints."""
-    services = {name: _service(table) for name, table in snapshot.services.items()}
-    endpoints = [
-        {**entry, **_role(cluster), **_worked(node, now)}
-        for cluster in snapshot.clusters.values()
-        for entry, node in zip(_endpoints(cluster, now), cluster.nodes, strict=True)
-    ]
-    return {
-        **loop,
-        "labels": dict(labels),
-        "locality": str(locality),
-        "services": services,
-        "endpoints": endpoints,
-        "destinations": {
-            str(key): {
-                "service": key.service,
-                "subset": key.subset or None,
-                **_role(cluster),
-                "known": cluster.known,
-                **cluster.state.status(now),
-                "ladder": _ladder(cluster),
-                "left_out": dict(Counter(why for _, why in cluster.left_out())),
-            }
-            for key, cluster in snapshot.clusters.items()
-        },
-    }
-
-
-def summary_of(snapshot: Snapshot, loop: Mapping[str, Any]) -> dict[str, Any]:
-    """The status in a few words: what there is to know of a process before it is looked into."""
-    return {
-        "source": loop["source"]["name"],
-        "version": snapshot.version,
-        "services": sorted(snapshot.services),
-        "endpoints": sum(len(cluster.nodes) for cluster in snapshot.clusters.values()),
-        "rejected": [document["document"] for document in loop["documents"] if not document["accepted"]],
-        "stale": max((entry["seconds"] for entry in loop["stale"].values()), default=0.0),
-        "from_disk": bool(loop["from_disk"]),
-    }
-
-
-def survey(snapshot: Snapshot, loop: Mapping[str, Any], now: float) -> dict[str, Any]:
-    """How the mesh stands, counted: what telemetry reports at each collection, and no more than that."""
-    return {
-        "version": snapshot.version,
-        "source": loop["source"]["name"],
-        "staleness": max((watch["seconds"] for watch in loop["stale"].values()), default=0.0),
-        "destinations": [_counted(cluster, now) for cluster in snapshot.clusters.values()],
-    }
-
-
-def _counted(cluster: Cluster, now: float) -> dict[str, Any]:
-    status = cluster.state.status(now)
-    return {
-        "service": cluster.key.service,
-        "subset": cluster.key.subset,
-        "endpoints": Counter((_state(node, now), str(node.endpoint.locality)) for node in cluster.nodes),
-        "breaker": status["breaker"],
-        "denied": status["retries_denied"],
-        "mirror": cluster.key.mirrored,
-        "mirrored": status.get("mirrored", 0),
-    }
-
-
-def _worked(node: NodeState, now: float) -> dict[str, Any]:
-    """What this process has to do with it; of one that is ejected, for how many seconds it still is (0: probing)."""
-    counted = {"in_flight": node.inflight, "calls": node.calls, "failures": node.failures}
-    if not node.outlier.out:
-        return counted
-    return {**counted, "ejected_for": round(max(0.0, node.outlier.ejected_until - now), 3)}
-
-
-def _role(cluster: Cluster) -> dict[str, Any]:
-    """An endpoint may be there twice: as it is called, and as copies of calls go to it."""
-    return {"mirror": True} if cluster.key.mirrored else {}
-
-
-def _service(table: ServiceTable) -> dict[str, Any]:
-    routes = [
-        {
-            "name": route.name,
-            "match": [plain(_shown(block)) for block in route.route.match],
-            "split": [
-                {"service": cluster.key.service, "subset": cluster.key.subset or None, "percent": round(100 * share, 6)}
-                for cluster, share in zip(route.clusters, route.shares, strict=False)
-            ],
-            "timeout": route.timeout,
-            "directResponse": plain(route.route.direct_response),
-        }
-        for route in table.routes
-    ]
-    return {"version": table.version, "rejected": table.rejected or None, "routes": routes}

@@ -258,7 +258,7 @@ class Mesh:
     def status(self) -> dict[str, Any]:
         """All that is known, JSON-able: documents with their verdicts, endpoints with their state, staleness."""
         self._entrance.awaken()
-        from proxyless.explain import status_of
+        from proxyless.overview import status_of
 
         here = self._feed.here
         return status_of(self._slot.current, self._feed.loop.status(), here.labels, here.locality, self._clock())
@@ -266,14 +266,14 @@ class Mesh:
     def summary(self) -> dict[str, Any]:
         """The status in a few words, for `proxyless ps`."""
         self._entrance.awaken()
-        from proxyless.explain import summary_of
+        from proxyless.overview import summary_of
 
         return summary_of(self._slot.current, self._feed.loop.status())
 
     def _survey(self) -> dict[str, Any]:
         if self._entrance.asleep:  # what there is to see is the parent's; and locks there may be held for ever
             return {}
-        from proxyless.explain import survey
+        from proxyless.overview import survey
 
         return survey(self._slot.current, self._feed.loop.status(), self._clock())
 

@@ -17,7 +17,19 @@ import pytest
 
 PACKAGE = Path(__file__).parents[1] / "proxyless"
 
-INSIDE = {"model", "policy", "script", "events", "errors", "context", "explain", "filters", "stack", "state"}
+INSIDE = {
+    "model",
+    "policy",
+    "script",
+    "events",
+    "errors",
+    "context",
+    "explain",
+    "filters",
+    "overview",
+    "stack",
+    "state",
+}
 INSIDE |= {"control", "channel", "server", "otel"}
 
 # What a unit may import of ours, beside itself.
@@ -29,6 +41,7 @@ MAY_IMPORT = {
     "errors": {"model"},
     "context": set(),
     "explain": {"model", "policy"},
+    "overview": {"model", "explain"},
     "filters": {"model", "policy", "script", "events"},
     "stack": {"model", "filters", "script", "events"},
     "state": {"model", "policy"},
@@ -62,6 +75,7 @@ MAY_NOT_IMPORT = {
     "model": AMBIENT | {"grpc"},
     "policy": AMBIENT | {"grpc"},
     "explain": AMBIENT | {"grpc"},
+    "overview": AMBIENT | {"grpc"},
     "script": AMBIENT | OUTSIDE,
     "events": AMBIENT | OUTSIDE,
     "filters": AMBIENT | {"grpc", "opentelemetry"},

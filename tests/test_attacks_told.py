@@ -18,10 +18,11 @@ from proxyless.control import RawDocument
 from proxyless.control.compiler import World
 from proxyless.control.dialects import decode
 from proxyless.events import log_event
-from proxyless.explain import explain, status_of
+from proxyless.explain import explain
 from proxyless.model.documents import MeshDocument
 from proxyless.model.findings import Finding
 from proxyless.model.topology import NOWHERE, Watched
+from proxyless.overview import status_of
 from tests.control.hearing import Hearing, raw
 from tests.worlds import document
 
