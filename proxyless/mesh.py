@@ -155,8 +155,9 @@ class Mesh:
         here = Here(self.locality, self.labels, client_number(os.environ, self._dice.random))
         off = switched_off(os.environ)
         compiler = Compiler(self._nodes, compose, self._balancers, here, self._dice.random, off)
+        parent: Feed | None = getattr(self, "_feed", None)
         self._feed = Feed(source, cache, compiler, self._publish, self._emit, self._clock, self._timers.after, version)
-        self._feed.start(self._wanted)
+        self._feed.start(self._wanted, parent, self._slot.current)
         if self._admin:
             from proxyless.admin.listener import LISTENER
 

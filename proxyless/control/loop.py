@@ -10,12 +10,12 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 from proxyless.control import MESH_KEY, SERVICES, RawDocument, Source
 from proxyless.control.compiler import Compiler, World
 from proxyless.control.dialects import decode, placed
+from proxyless.control.verdicts import Accepted, Rejected, differs, needed
 from proxyless.control.warming import same, warmed
 from proxyless.events import (
     ConfigApplied,
@@ -32,24 +32,6 @@ from proxyless.model.snapshot import Snapshot
 from proxyless.model.topology import Endpoint, Watched
 
 __all__ = ["Loop", "decode"]
-
-
-@dataclass(frozen=True, slots=True)
-class Accepted:
-    """A document in effect."""
-
-    value: ServiceDocument | MeshDocument
-    raw: RawDocument
-
-
-@dataclass(frozen=True, slots=True)
-class Rejected:
-    """A document that has no effect, and why."""
-
-    raw: RawDocument
-    findings: tuple[Finding, ...]
-    value: ServiceDocument | MeshDocument | None = None
-    """What it says, if it is valid by itself and only can't stand beside the others: it is tried again."""
 
 
 class Loop:
@@ -91,6 +73,30 @@ class Loop:
         """Called after each publication: the moment to write to the disk."""
 
     # -- what the mesh asks
+
+    def begin(self, parent: Loop | None = None, current: Snapshot | None = None) -> None:
+        """Listen to the source; in a forked child, with all that the `parent` process knows and the snapshot that its
+        calls went by.
+
+        What the source says is held against that, as it would be by the parent: a child whose source is silent, slow or
+        in doubt serves on. The parent's lock is not asked for, for the thread that holds it is not here.
+        """
+        if parent is not None and parent._raw is not None:
+            self._inherit(parent, current)
+        self._source.start(self)
+        with self._lock:
+            self._rebuild(["parent"])
+
+    def _inherit(self, parent: Loop, current: Snapshot | None) -> None:
+        self._wanted, self._accepted, self._rejected = parent._wanted, dict(parent._accepted), dict(parent._rejected)
+        self._endpoints = {watched: parent._endpoints[watched] for watched in parent._watching & {*parent._endpoints}}
+        if self._compiler.compile(self._world(), self._version).findings:  # it was about to look at something new
+            self._wanted, self._accepted, self._rejected, self._endpoints = frozenset(), {}, {}, {}
+            return
+        raw = {key: accepted.raw for key, accepted in self._accepted.items()}
+        self._raw = {**raw, **{key: rejected.raw for key, rejected in self._rejected.items()}}
+        self._restored = {"documents", *map(str, self._endpoints)}
+        self._last = current
 
     def want(self, service: str) -> None:
         """Calls to `service` will be made: follow it from now on."""
@@ -179,15 +185,22 @@ class Loop:
         with self._lock:
             return self._raw is None or not self._watching <= self._endpoints.keys()
 
-    def believed(self) -> tuple[Mapping[str, RawDocument], Mapping[Watched, Sequence[Endpoint]]] | None:
-        """For the disk: documents in effect, or if none is, the invalid one (lest its service be called by the
-        defaults), and endpoints that the source itself named."""
+    def known(self) -> tuple[Mapping[str, RawDocument], Mapping[Watched, Sequence[Endpoint]]] | None:
+        """Documents in effect, or if none is, the invalid one (lest its service be called by the defaults), and
+        endpoints."""
         with self._lock:
-            if self._raw is None or "documents" in (doubted := {*self._stale, *self._suspicions, *self._restored}):
+            if self._raw is None:
                 return None
             documents = {k: r.raw for k, r in self._rejected.items()} | {k: a.raw for k, a in self._accepted.items()}
-            endpoints = {w: e for w, e in self._endpoints.items() if str(w) not in doubted}
-            return documents, endpoints
+            return documents, dict(self._endpoints)
+
+    def believed(self) -> tuple[Mapping[str, RawDocument], Mapping[Watched, Sequence[Endpoint]]] | None:
+        """For the disk: of what is known, what the source itself said and nothing makes doubtful."""
+        with self._lock:
+            known = self.known()
+            if known is None or "documents" in (doubted := {*self._stale, *self._suspicions, *self._restored}):
+                return None
+            return known[0], {w: e for w, e in known[1].items() if str(w) not in doubted}
 
     # -- merging
 
@@ -195,7 +208,7 @@ class Loop:
         """Decode what is new among `documents`; forget what is gone; set aside what is wrong."""
         before = self._raw or {}
         self._raw = dict(documents)
-        changed = [key for key in documents if key not in before or _differs(before[key], documents[key])]
+        changed = [key for key in documents if key not in before or differs(before[key], documents[key])]
         gone = [key for key in {**self._accepted, **self._rejected} if key not in documents]
         last_good = dict(self._accepted)
         told = dict(self._rejected)
@@ -239,7 +252,7 @@ class Loop:
                 if key in last_good:
                     self._accepted[key] = last_good[key]
                 raw = tried.raw if tried else last_good[key].raw
-                findings = compiled.findings.get(key) or [_needed(*compiled.missed[key], gone=tried is None)]
+                findings = compiled.findings.get(key) or [needed(*compiled.missed[key], gone=tried is None)]
                 self._reject(raw, placed(raw, findings), news, tried.value if tried else None)
 
     def _reject(
@@ -261,12 +274,12 @@ class Loop:
             else:
                 services[key.removeprefix(SERVICES)] = accepted.value
         rejected = {
-            key.removeprefix(SERVICES): _why(rejected)
+            key.removeprefix(SERVICES): rejected.why
             for key, rejected in self._rejected.items()
             if key not in self._accepted
         }
         # A file that can't be read at all may be where a service would have been told of.
-        unread = [_why(r) for key, r in self._rejected.items() if key != MESH_KEY and not key.startswith(SERVICES)]
+        unread = [r.why for key, r in self._rejected.items() if key != MESH_KEY and not key.startswith(SERVICES)]
         if unread:
             lost = (name for name in self._wanted if not self._endpoints.get(Watched(name)))
             rejected = {**{name: unread[0] for name in lost if name not in services}, **rejected}
@@ -331,20 +344,3 @@ class Loop:
                 "from_disk": sorted(self._restored),
                 "source": {"name": self._source.name, **self._source.status()},
             }
-
-
-def _differs(one: RawDocument, other: RawDocument) -> bool:
-    return (one.text, one.data, one.findings) != (other.text, other.data, other.findings)
-
-
-def _needed(who: str, finding: Finding, *, gone: bool) -> Finding:
-    """Why a document can't lose what it loses: somebody sends there."""
-    what = "was deleted" if gone else "leaves out a subset"
-    reason = f"{what}, but {who} still sends there ({finding.path}: {finding.reason})"
-    return Finding("" if gone else "subsets", reason, hint=f"change {who} first")
-
-
-def _why(rejected: Rejected) -> str:
-    first = str(rejected.findings[0]) if rejected.findings else "invalid"
-    more = f" (and {len(rejected.findings) - 1} more)" if len(rejected.findings) > 1 else ""
-    return f"{rejected.raw.origin} is invalid and no earlier version of it is known: {first}{more}"

@@ -17,7 +17,9 @@ from typing import Any
 import grpc
 import pytest
 
+import proxyless
 from proxyless import forks
+from proxyless.model.topology import Endpoint
 from proxyless.protos import echo_pb2_grpc
 from tests.fakes import Watching
 from tests.wire.echo import Request, eventually
@@ -90,6 +92,62 @@ def test_a_child_makes_calls_of_every_style(net: Net) -> None:
         assert in_a_child(sync) == "abbcd"
         assert in_a_child(on_a_loop) == "ef"
     assert (sync(), on_a_loop()) == ("abbcd", "ef")
+
+
+class _Shy:
+    """A source that tells the process that made it where a service runs, and children the documents alone."""
+
+    name = "shy"
+
+    def __init__(self, address: str) -> None:
+        self._endpoint, self._pid = Endpoint(address), os.getpid()
+        self._sink: Any = None
+
+    def start(self, sink: Any) -> None:
+        self._sink = sink
+        sink.documents({})
+
+    def watch(self, watched: Any) -> None:
+        if os.getpid() == self._pid:
+            self._sink.endpoints(watched, [self._endpoint])
+
+    def unwatch(self, watched: Any) -> None:
+        """It tells nothing more anyway."""
+
+    def close(self) -> None:
+        """Nothing to stop."""
+
+    def status(self) -> dict[str, Any]:
+        return {}
+
+
+def test_a_child_goes_by_what_its_parent_knew_until_its_source_has_spoken(net: Net) -> None:
+    """A child whose source tells the documents, and is slow to tell where services run, loses no call."""
+    with proxyless.connect(_Shy(net.server().address), services=["echo"]) as mesh:
+        stub = echo_pb2_grpc.EchoStub(mesh.channel("echo"))
+        stub.Unary(Request())
+        assert in_a_child(lambda: [stub.Unary(Request(message="m"), timeout=2.0).message for _ in range(3)]) == str(
+            ["m", "m", "m"]
+        )
+
+
+def test_children_draw_numbers_of_their_own(net: Net, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Which few of many endpoints a process connects to (`maxEndpoints`) goes by its number among its kind. Where the
+    parent drew its number, each child draws another; one that was given stays."""
+    for name in ("PROXYLESS_CLIENT_NUMBER", "NOMAD_ALLOC_INDEX"):
+        monkeypatch.delenv(name, raising=False)
+    net.server()
+    stub = net.stub()
+
+    def number() -> int:
+        stub.Unary(Request(), timeout=2.0)
+        return net.mesh._feed.here.client
+
+    numbers = {str(number()), *(in_a_child(number) for _ in range(4))}
+    assert len(numbers) == 5
+    assert all(found.isdecimal() for found in numbers), numbers
+    monkeypatch.setenv("PROXYLESS_CLIENT_NUMBER", "7")
+    assert in_a_child(number) == "7"
 
 
 def test_forking_inside_a_loop(net: Net) -> None:
