@@ -68,7 +68,8 @@ class Source(Protocol):
 
     One that can find out where this process runs may have `locate(tell)`: `tell(Locality)` is called, from a thread of
     its own, if it does. One that does not believe at once that all is gone may also have `assume(documents,
-    endpoints)`: it is told what calls go by already, from the disk, though the source itself has not spoken yet.
+    endpoints)`: it is told what calls go by already, from the disk, though the source itself has not spoken yet; or,
+    in a forked child and before `start`, from its parent.
     """
 
     name: str

@@ -148,6 +148,8 @@ class ConsulSource:
         self._sink: Sink | None = None
         self._lock = threading.RLock()  # the handler of a signal may close the source while this thread holds it
         self._watches: dict[Watched | None, Watch] = {}
+        self._assumed: dict[Watched | None, Any] = {}
+        """What was known before the source was started: what a forked child has from its parent."""
         self._closed = False
         self._agent_place: AgentPlace | None = None
         self._own_datacenter = ""
@@ -178,12 +180,12 @@ class ConsulSource:
 
     def assume(self, documents: Mapping[str, RawDocument], endpoints: Mapping[Watched, Sequence[Endpoint]]) -> None:
         with self._lock:
-            watches = list(self._watches.items())
-        for watched, watch in watches:
-            if watched is None:
-                watch.assume(documents)
-            elif watched in endpoints:
-                watch.assume(endpoints[watched])
+            known: dict[Any, Any] = {None: documents, **endpoints}
+            if self._sink is None:
+                self._assumed = known
+            watches = [(watch, known[watched]) for watched, watch in self._watches.items() if watched in known]
+        for watch, what in watches:
+            watch.assume(what)
 
     def close(self) -> None:
         if os.getpid() != self._pid:
@@ -214,8 +216,11 @@ class ConsulSource:
             watch = self._documents(self._sink) if watched is None else self._endpoints(watched, self._sink)
             if self._closed:  # by the handler of a signal, meanwhile
                 return
+            if watched in self._assumed:
+                watch.assume(self._assumed[watched])
             watch.thread.start()  # first: where there are no more threads, it may be asked for again
             self._watches[watched] = watch
+            self._assumed.pop(watched, None)  # it is of now, and of no use to who watches it again, later
 
     def _documents(self, sink: Sink) -> Watch:
         client = ConsulClient(self.settings)

@@ -5,18 +5,18 @@ A process has one at a time; a forked child begins another, for threads and conn
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable
 from dataclasses import replace
 from typing import Any
 
-from proxyless.control import RawDocument, Source
+from proxyless.control import Source
 from proxyless.control.cache import Cache, Saver
 from proxyless.control.compiler import Compiler
 from proxyless.control.loop import Loop
 from proxyless.control.standing import Here
 from proxyless.events import Observer, Suspicious
 from proxyless.model.snapshot import Cluster, Snapshot
-from proxyless.model.topology import NOWHERE, Endpoint, Locality, Watched
+from proxyless.model.topology import NOWHERE, Locality
 
 PATIENCE = 1.0
 """Seconds a source is given to speak before the disk is asked: a hung agent refuses nothing, it is only silent."""
@@ -53,8 +53,6 @@ class Feed:
         """Listen to the source, and follow these services first. In a forked child: with what its parent's feed knows
         and the snapshot that calls go by."""
         self.loop.begin(parent.loop if parent is not None else None, current)
-        if (known := self.loop.known()) is not None and parent is not None:
-            self._assume(*known)
         for service in sorted(services):
             self.follow(service)
 
@@ -88,13 +86,6 @@ class Feed:
         state = self._cache.load() if self._cache is not None and self.loop.silent else None
         if state is not None:
             self.loop.restore(*state)
-            self._assume(*state)
-
-    def _assume(self, documents: Mapping[str, RawDocument], endpoints: Mapping[Watched, Sequence[Endpoint]]) -> None:
-        """What the source says is to be doubted as if it had said this before."""
-        assume: Any = getattr(self.source, "assume", None)
-        if assume is not None:
-            assume(documents, endpoints)
 
     def close(self) -> None:
         """Stop listening at once; what is to be written down is."""

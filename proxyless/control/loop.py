@@ -75,14 +75,14 @@ class Loop:
     # -- what the mesh asks
 
     def begin(self, parent: Loop | None = None, current: Snapshot | None = None) -> None:
-        """Listen to the source; in a forked child, with all that the `parent` process knows and the snapshot that its
-        calls went by.
+        """Listen to the source; in a forked child, with what the `parent` process knows and the snapshot of its calls.
 
-        What the source says is held against that, as it would be by the parent: a child whose source is silent, slow or
-        in doubt serves on. The parent's lock is not asked for, for the thread that holds it is not here.
+        A child whose source is silent, slow or in doubt serves on by that. The parent's lock is not asked for: the
+        thread that holds it is not here.
         """
         if parent is not None and parent._raw is not None:
             self._inherit(parent, current)
+            self._assume()
         self._source.start(self)
         with self._lock:
             self._rebuild(["parent"])
@@ -93,8 +93,7 @@ class Loop:
         if self._compiler.compile(self._world(), self._version).findings:  # it was about to look at something new
             self._wanted, self._accepted, self._rejected, self._endpoints = frozenset(), {}, {}, {}
             return
-        raw = {key: accepted.raw for key, accepted in self._accepted.items()}
-        self._raw = {**raw, **{key: rejected.raw for key, rejected in self._rejected.items()}}
+        self._raw = {key: a.raw for key, a in self._accepted.items()} | {k: r.raw for k, r in self._rejected.items()}
         self._restored = {"documents", *map(str, self._endpoints)}
         self._last = current
 
@@ -172,6 +171,12 @@ class Loop:
                 self._restored.add(str(watched))
                 self._endpoints[watched] = endpoints[watched]
             self._rebuild(["disk"])
+        self._assume()
+
+    def _assume(self) -> None:
+        """What the source says first is to be doubted as if it had said this before."""
+        if (assume := getattr(self._source, "assume", None)) and (known := self.known()):
+            assume(*known)
 
     def _confirmed(self, watch: str) -> None:
         """The source itself has spoken: what came from the disk is to be written anew, or it would grow old there."""
@@ -186,8 +191,7 @@ class Loop:
             return self._raw is None or not self._watching <= self._endpoints.keys()
 
     def known(self) -> tuple[Mapping[str, RawDocument], Mapping[Watched, Sequence[Endpoint]]] | None:
-        """Documents in effect, or if none is, the invalid one (lest its service be called by the defaults), and
-        endpoints."""
+        """Documents in effect, or the invalid one (lest its service be called by the defaults), and endpoints."""
         with self._lock:
             if self._raw is None:
                 return None

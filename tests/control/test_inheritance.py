@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import random
+from collections.abc import Mapping, Sequence
 
+from proxyless.control import RawDocument, Sink
 from proxyless.control.compiler import Compiler
 from proxyless.control.loop import Loop
 from proxyless.control.standing import Here
 from proxyless.events import ConfigRejected
-from proxyless.model.topology import Watched
+from proxyless.model.topology import Endpoint, Watched
 from proxyless.policy.balancers import BALANCERS
 from proxyless.stack import compose
 from tests.control.hearing import GONE, Hearing, Spoken, answer
@@ -101,6 +103,27 @@ def test_a_child_of_a_loop_that_knows_nothing_begins_with_nothing() -> None:
     child.loop.want("web")
     child.says(web="routes: [{name: all}]").lives("web", "10.0.0.1:80")
     assert child.call()[1].ok
+
+
+def test_the_source_is_told_what_to_doubt_before_it_is_started() -> None:
+    """Afterwards it might have heard already that all is gone, and believed it."""
+    parent = Hearing("web").says(web="{}").lives("web", "10.0.0.1:80")
+    child = Hearing()
+    child.source = doubting = _Doubting()
+    child.loop = Loop(doubting, child.compiler, child.published.append, child.told, child.clock)
+    child.loop.begin(parent.loop, parent.snapshot)
+    assert doubting.asked == ["assume services/web, web", "start", "watch web"]
+
+
+class _Doubting(Spoken):
+    """It does not believe at once that all is gone."""
+
+    def start(self, sink: Sink) -> None:
+        super().start(sink)
+        self.asked.append("start")
+
+    def assume(self, documents: Mapping[str, RawDocument], endpoints: Mapping[Watched, Sequence[Endpoint]]) -> None:
+        self.asked.append(f"assume {', '.join([*documents, *map(str, endpoints)])}")
 
 
 def test_only_what_is_followed_is_inherited() -> None:
