@@ -33,8 +33,8 @@ def apply(
         given = drafts(files)
         there = store.documents()
         found = review(given, there)
-        for assumed in found.assumed:
-            screen.note(assumed)
+        for told in (*found.assumed, *map(str, found.idle)):
+            screen.note(told)
         for path in files:
             if endpoint_names(path):
                 screen.note(f"{path}: `endpoints` are for a file: source and not written; Consul has a catalog")

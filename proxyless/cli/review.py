@@ -15,6 +15,7 @@ from proxyless.cli.files import Draft, Located, located
 from proxyless.control import MESH_KEY, SERVICES, RawDocument
 from proxyless.control.compiler import Compiler, World
 from proxyless.control.dialects import decode
+from proxyless.control.idle import idle
 from proxyless.control.standing import Here
 from proxyless.model.documents import MeshDocument, ServiceDocument, Subset
 from proxyless.model.findings import Finding
@@ -32,6 +33,8 @@ class Review:
     values: dict[str, Value] = field(default_factory=dict)
     assumed: list[str] = field(default_factory=list)
     """What could not be checked, in words."""
+    idle: list[Located] = field(default_factory=list)
+    """What has no effect, although nothing is wrong with it."""
 
 
 def review(drafts: Sequence[Draft], stored: Mapping[str, RawDocument] | None = None) -> Review:
@@ -49,6 +52,7 @@ def review(drafts: Sequence[Draft], stored: Mapping[str, RawDocument] | None = N
             )
         elif value is not None:
             made.values[draft.key] = value
+            made.idle += sorted((located(draft, one) for one in idle(value)), key=lambda one: one.line or 0)
         by_key.setdefault(draft.key, draft)
     if stored is None:
         _beside_each_other(made, by_key)

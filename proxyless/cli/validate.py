@@ -16,11 +16,12 @@ def validate(files: Files, output: Output = Format.table) -> int:
 
     given = drafts(files)
     found = review(given)
-    for assumed in found.assumed:
-        screen.note(assumed)
+    for told in (*found.assumed, *map(str, found.idle)):
+        screen.note(told)
     if output is Format.json:
         findings = [asdict(finding) for finding in found.findings]
-        screen.as_json({"documents": [draft.key for draft in given], "findings": findings})
+        notes = [asdict(finding) for finding in found.idle]
+        screen.as_json({"documents": [draft.key for draft in given], "findings": findings, "notes": notes})
     elif found.findings:
         for finding in found.findings:
             screen.line(str(finding))

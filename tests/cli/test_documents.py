@@ -56,6 +56,19 @@ def test_findings_for_programs_have_their_parts_apart(run: Run, tmp_path: Path) 
     assert set(finding) == {"where", "line", "path", "reason", "hint"}
 
 
+def test_what_has_no_effect_is_noted_and_no_finding(run: Run, tmp_path: Path) -> None:
+    """The document is valid, and whoever believes that all of it holds is told with the line."""
+    path = write(tmp_path, "web.yaml", "service: web\nroutes:\n- name: all\n- name: late\n")
+    result = run("validate", "-f", path)
+    assert result.exit_code == 0
+    assert result.stderr.splitlines() == [
+        f"note: {path}:4: routes[1]: is never reached: routes[0] has no match, so it takes every call"
+    ]
+    made = json.loads(run("validate", "-f", path, "-o", "json").stdout)
+    assert made["findings"] == []
+    assert [(note["line"], note["path"]) for note in made["notes"]] == [(4, "routes[1]")]
+
+
 def test_files_are_checked_beside_each_other(run: Run, tmp_path: Path) -> None:
     """A subset of another service has to be in that service's document, where that is given."""
     web = write(tmp_path, "web.yaml", "service: web\nroutes:\n- split:\n  - {service: shop, subset: canry}\n")
