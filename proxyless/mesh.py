@@ -54,7 +54,7 @@ def connect(
     *,
     labels: Mapping[str, str] | None = None,
     locality: str | None = None,
-    services: Sequence[str] = (),
+    services: Sequence[str] | None = None,
     balancers: Mapping[str, Balancer] | None = None,
     tracer_provider: Any = None,
     meter_provider: Any = None,
@@ -72,6 +72,8 @@ def connect(
     own, once it has some. With `admin` (and unless `PROXYLESS_ADMIN=off`)
     `proxyless ps`, `status --pid` and `tap` can look into this process. Raises ConfigError for what can't be meant.
     """
+    if isinstance(services, str):
+        raise ConfigError(f"connect(services={services!r}): it is a list of names; write [{services!r}]")
     try:
         here = Locality.parse(locality or os.environ.get("PROXYLESS_LOCALITY", "")) or NOWHERE
     except Invalid as wrong:
@@ -86,8 +88,12 @@ def connect(
     telling = (tracer_provider, meter_provider)
     known = _all_balancers(balancers or {})
     mesh = Mesh(make, dict(labels or {}), here, known, [log_event, *observers], admin, telling)
-    for service in services:
-        mesh.want(service)
+    try:
+        for service in services or ():
+            mesh.want(service)
+    except BaseException:
+        mesh.close()
+        raise
     return mesh
 
 

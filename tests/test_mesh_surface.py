@@ -2,6 +2,12 @@
 
 from __future__ import annotations
 
+import inspect
+from pathlib import Path
+
+import pytest
+
+import proxyless
 from proxyless.entrance import Entrance
 from proxyless.forks import Forker
 from proxyless.mesh import Mesh
@@ -26,3 +32,38 @@ def test_a_mesh_is_told_of_forks_by_its_entrance() -> None:
     )
     assert entrance.busy()
     assert entrance.hold() is False
+
+
+def test_connect_has_the_parameters_of_the_contract_with_its_defaults() -> None:
+    """CONTRACT section 1: all of them None, so that a program may hand on what it was not told."""
+    names = ["source", "labels", "locality", "services", "balancers", "tracer_provider", "meter_provider"]
+    given = inspect.signature(proxyless.connect).parameters
+    assert {name: given[name].default for name in names} == dict.fromkeys(names)
+
+
+def test_connect_takes_each_of_them_as_none(tmp_path: Path) -> None:
+    """As a program does whose own settings are empty."""
+    path = tmp_path / "mesh.yaml"
+    path.write_text("services: {web: {}}\n")
+    with proxyless.connect(
+        f"file:{path}",
+        labels=None,
+        locality=None,
+        services=None,
+        balancers=None,
+        tracer_provider=None,
+        meter_provider=None,
+    ) as mesh:
+        assert mesh.ready(timeout=2.0)
+
+
+@pytest.mark.parametrize(
+    ("services", "says"),
+    [("web", r"it is a list of names; write \['web'\]"), (["web", ""], "a service has a name, got ''")],
+)
+def test_a_slip_in_services_is_said_and_leaves_no_threads(tmp_path: Path, services: list[str], says: str) -> None:
+    """One name is not one service a letter; and the mesh that was opened for it is closed again."""
+    path = tmp_path / "mesh.yaml"
+    path.write_text("services: {web: {}}\n")
+    with pytest.raises(proxyless.ConfigError, match=says):
+        proxyless.connect(f"file:{path}", services=services)

@@ -8,6 +8,7 @@ picker keeps its place in the turn, and one changed endpoint costs nothing to th
 from __future__ import annotations
 
 import difflib
+import logging
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -17,6 +18,7 @@ from typing import Any, Protocol
 
 from proxyless.control import SERVICES
 from proxyless.control.mirroring import for_copies, mirror_to, mirrors
+from proxyless.control.scanner import quoted
 from proxyless.control.standing import Here, Spot, Standing, is_short
 from proxyless.model.documents import MeshDocument, ServiceDocument
 from proxyless.model.findings import Finding
@@ -32,7 +34,7 @@ from proxyless.model.snapshot import (
 )
 from proxyless.model.topology import Endpoint, Watched
 from proxyless.model.traffic import DEFAULTS, LOCALITY, LoadBalancer, TrafficPolicy, overlay, settled
-from proxyless.policy.balancers import Balancer
+from proxyless.policy.balancers import BALANCERS, Balancer
 from proxyless.policy.balancers.slow_start import slow_start
 from proxyless.policy.fault import Faults
 from proxyless.policy.hashing import hasher, sticky
@@ -45,6 +47,10 @@ from proxyless.policy.split import shares, splitter
 BREATH = 0.0002
 """Seconds of sleep between two steps of long work. Only a thread that sleeps is sure to let another have the
 interpreter: one that merely offers it, by sleeping 0, has it back before the other has woken up."""
+
+FALLBACK = DEFAULTS.load_balancer.policy
+
+log = logging.getLogger("proxyless")
 
 CATCH_ALL = Route(name="default")
 """What a service without routes has: every call goes to every endpoint."""
@@ -112,6 +118,8 @@ class Compiler:
         self.here = here
         """Where this process runs; what is compiled after it was changed goes by it."""
         self._rng = rng
+        self._failing: dict[str, str] = {}
+        """Balancers that can't be built, and why: told once."""
         self._clusters: dict[ClusterKey, tuple[tuple[Any, ...], Cluster]] = {}
         self._tables: dict[str, tuple[tuple[Any, ...], ServiceTable]] = {}
 
@@ -232,8 +240,29 @@ class Compiler:
         return ladder
 
     def _balanced(self, nodes: Sequence[Any], weights: Sequence[int], policy: LoadBalancer) -> Picker:
-        """How one of `nodes` is chosen. Long work is done in steps, and callers let run in between."""
-        balancer = self.balancers[policy.policy]
+        """How one of `nodes` is chosen: by the balancer of that name, or where it fails by the default one.
+
+        A plug-in's mistake must not keep the documents of all services from taking effect, now and ever after.
+        """
+        name = policy.policy
+        try:
+            picker = self._built(self.balancers[name], nodes, weights, policy)
+        except Exception as failed:
+            why = f"{type(failed).__name__}: {failed}"
+            if self._failing.get(name) != why:
+                self._failing[name] = why
+                log.error(
+                    "the balancer %s can't be built (%s): its destinations go by %s",
+                    quoted(name),
+                    quoted(why),
+                    FALLBACK,
+                )
+            return BALANCERS[FALLBACK](nodes, weights, policy, self._rng)
+        self._failing.pop(name, None)
+        return picker
+
+    def _built(self, balancer: Balancer, nodes: Sequence[Any], weights: Sequence[int], policy: LoadBalancer) -> Picker:
+        """Long work is done in steps, and callers let run in between."""
         prepare = getattr(balancer, "prepare", None)
         for _ in prepare(nodes, weights, policy) if prepare is not None else ():
             time.sleep(BREATH)

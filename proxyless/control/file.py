@@ -7,6 +7,7 @@ effect as a whole: files are read again when one of them changed, and what they 
 from __future__ import annotations
 
 import json
+import logging
 import threading
 import zlib
 from collections.abc import Mapping
@@ -26,9 +27,13 @@ from proxyless.model.topology import NOWHERE, Endpoint, Locality, Watched
 
 LOOK = 0.1
 """Seconds between looks: a `stat` of each file. Quick enough for a person, cheap enough for a laptop."""
+LATER = 10.0
+"""Seconds until the next look after one that failed in whoever was told: each has a traceback in the log."""
 SUFFIXES = (".yaml", ".yml", ".json")
 _BUNDLE = ("apiVersion", "mesh", "services", "endpoints")
 _OF_SERVICES = ("discovery", "subsets", "routes", "trafficPolicy")
+
+log = logging.getLogger("proxyless")
 
 _Place: TypeAlias = tuple[str | int, ...]
 
@@ -75,8 +80,15 @@ class FileSource:
             return {"files": sorted(self._documents), "error": self._error}
 
     def _run(self) -> None:
-        while not self._stop.wait(LOOK):
-            self._look()
+        pause = LOOK
+        while not self._stop.wait(pause):
+            pause = LOOK
+            try:
+                self._look()
+            except Exception:
+                # Of whoever was told, for nothing else is left: no reason to be blind from now on.
+                log.exception("what %s says could not be taken in; it is read again in %g s", self.name, LATER)
+                self._signature, pause = None, LATER
 
     def _files(self) -> list[Path]:
         if self._path.is_dir():

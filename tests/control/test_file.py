@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from proxyless.control import Source
+from proxyless.control import file as module
 from proxyless.control.file import FileSource
 from proxyless.control.loop import Loop
 from proxyless.events import ConfigRejected, SourceRecovered, SourceStale
@@ -296,3 +297,39 @@ def test_a_bundle_s_document_without_a_service_s_name_has_no_effect_and_others_h
     assert answer(reading) == "good"
     (error,) = reading.errors()["services/a/b"]
     assert error == 'line 3: the name of a service must be letters, digits and inner . _ -, got "a/b"'
+
+
+class _Choking:
+    """A sink that can't take the second of what it is told."""
+
+    def __init__(self) -> None:
+        self.heard: list[list[str]] = []
+        self.again = threading.Event()
+
+    def documents(self, documents: Any) -> None:
+        self.heard.append(sorted(documents))
+        if len(self.heard) == 2:
+            raise RuntimeError("choked")
+        if len(self.heard) == 3:
+            self.again.set()
+
+    def __getattr__(self, name: str) -> Any:
+        return lambda *_told: None
+
+
+def test_a_look_that_fails_in_whoever_is_told_is_not_the_last(
+    file: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The thread was gone after it, and with it every later edit of the file; now it is read again."""
+    monkeypatch.setattr(module, "LATER", 0.01)
+    sink: Any = _Choking()
+    file.write_text("services: {one: {}}")
+    source = FileSource(file)
+    source.start(sink)
+    try:
+        file.write_text("services: {one: {}, two: {}}")
+        assert sink.again.wait(10.0)
+    finally:
+        source.close()
+    assert sink.heard == [["services/one"], ["services/one", "services/two"], ["services/one", "services/two"]]
+    assert any("could not be taken in" in told for told in caplog.messages)
