@@ -75,6 +75,13 @@ class _Table(TyperGroup):
         alone.command(cmd_name, context_settings=getattr(module, "CONTEXT", None))(getattr(module, cmd_name))
         return typer.main.get_command(alone)
 
+    def parse_args(self, ctx: Any, args: list[str]) -> Any:
+        """`--source URL` may stand before the command, too."""
+        taken = 2 if args[:1] == ["--source"] else int(bool(args) and args[0].startswith("--source="))
+        if taken and len(args) > taken:
+            args = [args[taken], *args[:taken], *args[taken + 1 :]]
+        return super().parse_args(ctx, args)
+
     def resolve_command(self, ctx: Any, args: list[str]) -> Any:
         if args and args[0] not in COMMANDS and not args[0].startswith("-"):
             near = difflib.get_close_matches(args[0], COMMANDS, n=1)

@@ -26,6 +26,16 @@ def test_services_are_those_with_a_document_and_those_with_endpoints(run: Run, s
     assert rows[2][1].startswith("version ")
 
 
+@pytest.mark.parametrize("before", [["--source", "{}"], ["--source={}"]])
+def test_the_source_may_be_named_before_the_command(run: Run, shop: str, before: list[str]) -> None:
+    """ "`--source URL` everywhere": an option that all commands have is looked for at either place."""
+    named = [part.format(shop) for part in before]
+    assert run(*named, "services").stdout == run("services", "--source", shop).stdout
+    assert run(*named, "routes", "shop", "-o", "json").exit_code == 0
+    assert run(*named).exit_code == 2
+    assert "No such option: --source" in run(*named, "schema").stderr
+
+
 def test_routes_are_shown_in_the_order_in_which_they_are_tried(run: Run, shop: str) -> None:
     """Each with what it asks of a call, where it leads, and its timeout, inherited ones too."""
     result = run("routes", "shop", "--source", shop)
