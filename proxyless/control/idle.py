@@ -11,6 +11,8 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from dataclasses import fields
 
+from proxyless.control.scanner import quoted
+from proxyless.control.syntax import render_path
 from proxyless.model.documents import MeshDocument, ServiceDocument
 from proxyless.model.findings import Finding
 from proxyless.model.matches import Match
@@ -67,15 +69,29 @@ def _of_route(route: Route, where: str) -> Iterator[Finding]:
         reason = "has no effect: it has neither delay nor abort"
         hint = "their percentages cap what headers ask for" if route.fault.headers else ""
         yield Finding(f"{where}.fault", reason, hint=hint)
+    if route.retry is not None and route.retry.attempts and not route.retry.on:
+        yield Finding(f"{where}.retry.on", "is empty: nothing is ever tried again", hint="leave it out for the default")
     for index, block in enumerate(route.match):
         yield from _of_block(block, f"{where}.match[{index}]")
 
 
 def _of_block(block: Match, where: str) -> Iterator[Finding]:
+    if block.path is not None:
+        for way in ("exact", "prefix"):
+            wanted = getattr(block.path, way)
+            if wanted is not None and not wanted.startswith("/"):
+                hint = f"did you mean {quoted(f'/{wanted}')}?"
+                yield Finding(f"{where}.path.{way}", "is never true: a path is /package.Service/Method", hint=hint)
     for kind, headers in (("headers", block.headers), ("withoutHeaders", block.without_headers)):
         for name in headers:
             if name.endswith("-bin"):
-                yield Finding(f'{where}.{kind}["{name}"]', "is never there: keys that end in -bin can't be matched")
+                yield Finding(
+                    f"{where}.{render_path((kind, name))}", "is never there: keys that end in -bin can't be matched"
+                )
+        for name, match in headers.items():
+            if match.range is not None and match.range.start == match.range.end:
+                path = render_path((kind, name, "range"))
+                yield Finding(f"{where}.{path}", "holds no number: it ends before it begins, for `end` is not in it")
 
 
 def _unreached(document: ServiceDocument) -> Iterator[Finding]:

@@ -190,6 +190,8 @@ def _way_out(wanted: str, given: Any, path: Path, kind: Any) -> str:
         meant = given.removesuffix("%").strip()
         if not _PLAIN[wanted].fullmatch(meant):
             return ""
+        if meant != given.strip() and path and path[-1] in _PARTS:
+            meant = f"{float(meant) / 100:g}"  # a budget of 20 would be one of 2,000 %
         return "write it without quotes" if meant == given else f"write it as {meant}"
     if wanted == "text" and isinstance(given, (bool, int, float)):
         return "put it in quotes"
@@ -200,6 +202,8 @@ def _way_out(wanted: str, given: Any, path: Path, kind: Any) -> str:
     return ""
 
 
+_PARTS = ("ratio", "overprovisioning")
+"""Numbers that are parts of 1, where others are percentages."""
 _PLAIN = {
     "a number": re.compile(r"-?(0|[1-9][0-9]{0,20})(\.[0-9]{1,20})?"),
     "a whole number": re.compile(r"-?(0|[1-9][0-9]{0,20})"),

@@ -55,6 +55,25 @@ SENT = "has no effect: directResponse answers the call, and nothing is sent"
             ['routes[0].match[0].headers["t-bin"]: is never there: keys that end in -bin can\'t be matched'],
         ),
         (
+            "routes: [{match: [{path: {exact: shop.Products/Get}}, {path: {prefix: shop.}}]}]",
+            [
+                "routes[0].match[0].path.exact: is never true: a path is /package.Service/Method; "
+                'did you mean "/shop.Products/Get"?',
+                "routes[0].match[1].path.prefix: is never true: a path is /package.Service/Method; "
+                'did you mean "/shop."?',
+            ],
+        ),
+        ("routes: [{match: [{path: {prefix: /shop.}}, {path: {suffix: Get}}, {path: {regex: '.*Get'}}]}]", []),
+        (
+            "routes: [{match: [{headers: {a: {range: {start: 5, end: 5}}, b: {range: {start: 5, end: 6}}}}]}]",
+            ["routes[0].match[0].headers.a.range: holds no number: it ends before it begins, for `end` is not in it"],
+        ),
+        (
+            "routes: [{retry: {attempts: 3, on: []}}]",
+            ["routes[0].retry.on: is empty: nothing is ever tried again; leave it out for the default"],
+        ),
+        ("routes: [{retry: {attempts: 0, on: []}}]", []),
+        (
             "routes: [{name: a}, {name: b}]",
             ["routes[1]: is never reached: routes[0] has no match, so it takes every call"],
         ),

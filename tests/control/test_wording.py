@@ -263,6 +263,22 @@ def test_who_wrote_no_quotes_is_not_told_to_leave_them_out(written: str, way_out
     assert said.partition(" (text)")[2] == way_out
 
 
+@pytest.mark.parametrize(
+    ("written", "way_out"),
+    [
+        ("retryBudget: {ratio: 20%}", "0.2"),
+        ("retryBudget: {ratio: 12.5%}", "0.125"),
+        ("locality: {overprovisioning: 140%}", "1.4"),
+        ("locality: {panicThreshold: 50%}", "50"),
+        ("loadBalancer: {hashBalanceFactor: 150%}", "150"),
+    ],
+)
+def test_a_percentage_is_turned_into_what_the_field_counts_in(written: str, way_out: str) -> None:
+    """Whoever wrote `ratio: 20%` was told to write 20: a budget that allows twenty retries a call."""
+    (said,) = told(f"trafficPolicy: {{{written}}}\n")
+    assert said.partition(" (text)")[2] == f"; write it as {way_out}"
+
+
 @pytest.mark.parametrize(("written", "way_out"), [('"true"', "; write it without quotes"), ("yes", ""), ("on", "")])
 def test_yes_and_on_are_no_booleans_and_have_no_quotes(written: str, way_out: str) -> None:
     """They are text in YAML 1.2."""
