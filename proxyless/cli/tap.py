@@ -36,6 +36,9 @@ Count = Annotated[int, typer.Option("--count", "-n", metavar="N", min=0, help="E
 Seconds = Annotated[float, typer.Option("--seconds", metavar="S", min=0.0, help="End after so many seconds.")]
 Rate = Annotated[float, typer.Option("--rate", metavar="N", help="At most so many calls a second of each process.")]
 
+WIDEST = 80
+"""Characters that a column grows to: one absurd name must not push all others off the screen."""
+
 Told = tuple["Process", Mapping[str, Any] | None]
 """A line of a process; None when it has ended."""
 
@@ -55,13 +58,14 @@ def tap(
     _check(question)
     told: queue.SimpleQueue[Told] = queue.SimpleQueue()
     with ExitStack() as ends:
-        show = _as_json if output is Format.json else _show
+        lines = _Lines()
+        show = _as_json if output is Format.json else lines.show
         lost: Counter[int] = Counter()
         try:
             tapped = _open(chosen(pid), question, told, ends)
             screen.note(f"{len(tapped)} process{'es' if len(tapped) > 1 else ''}; Ctrl-C ends it")
             if output is Format.table:
-                _head()
+                lines.head()
             for process, line in _until(told, len(tapped), count, seconds):
                 if "lost" in line:
                     lost[process.pid] += int(line["lost"])
@@ -151,30 +155,35 @@ def _as_json(process: Process, line: Mapping[str, Any]) -> None:
     sys.stdout.flush()
 
 
-def _head() -> None:
-    screen.line((_columns("TIME", "PID", "CALL", "ROUTE", "DESTINATION", "ENDPOINT", "TOOK", "OUTCOME"), TITLE))
-    sys.stdout.flush()
+class _Lines:
+    """What a tap prints, each line when it comes: a column grows with what has stood in it so far."""
 
+    def __init__(self) -> None:
+        self._widths = [12, 7, 36, 12, 22, 21, 9, 0]
 
-def _show(process: Process, line: Mapping[str, Any]) -> None:
-    try:
-        at = datetime.fromtimestamp(float(line["at"]))
-        seconds, attempts = float(line["seconds"]), list(line["attempts"])
-        where = str(line["destination"] or NONE) + (f"/{line['subset']}" if line["subset"] else "")
-        call, route, endpoint = f"{line['service']} {line['method']}", line["route"] or NONE, line["endpoint"] or NONE
-        outcome = _outcome(line, attempts)
-    except (KeyError, TypeError, ValueError, OverflowError):
-        raise Failure(f"process {process.pid} says what this version does not understand: {line!r:.200}") from None
-    screen.line(
-        _columns(f"{at:%H:%M:%S.%f}"[:-3], str(process.pid), call, str(route), where, str(endpoint), took(seconds), ""),
-        *outcome,
-    )
-    sys.stdout.flush()
+    def head(self) -> None:
+        """What the columns are."""
+        heads = ("TIME", "PID", "CALL", "ROUTE", "DESTINATION", "ENDPOINT", "TOOK", "OUTCOME")
+        screen.line((self._columns(*heads), TITLE))
+        sys.stdout.flush()
 
+    def show(self, process: Process, line: Mapping[str, Any]) -> None:
+        """A call."""
+        try:
+            at = datetime.fromtimestamp(float(line["at"]))
+            seconds, attempts = float(line["seconds"]), list(line["attempts"])
+            where = str(line["destination"] or NONE) + (f"/{line['subset']}" if line["subset"] else "")
+            call, route, endpoint = f"{line['service']} {line['method']}", line["route"], line["endpoint"]
+            outcome = _outcome(line, attempts)
+        except (KeyError, TypeError, ValueError, OverflowError):
+            raise Failure(f"process {process.pid} says what this version does not understand: {line!r:.200}") from None
+        texts = (call, str(route or NONE), where, str(endpoint or NONE), took(seconds), "")
+        screen.line(self._columns(f"{at:%H:%M:%S.%f}"[:-3], str(process.pid), *texts), *outcome)
+        sys.stdout.flush()
 
-def _columns(*texts: str) -> str:
-    widths = (12, 7, 36, 18, 22, 21, 9, 0)
-    return "  ".join(f"{text:<{width}}" for text, width in zip(texts, widths, strict=True))
+    def _columns(self, *texts: str) -> str:
+        self._widths = [max(width, min(len(text), WIDEST)) for width, text in zip(self._widths, texts, strict=True)]
+        return "  ".join(f"{text:<{width}}" for text, width in zip(texts, self._widths, strict=True))
 
 
 def took(seconds: float) -> str:

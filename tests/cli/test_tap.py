@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 import pytest
 
-from proxyless.cli.tap import _outcome
+from proxyless.admin.asking import Process
+from proxyless.cli.tap import WIDEST, _Lines, _outcome
 
 A, B, C = "10.0.0.7:50051", "10.0.0.8:50051", "10.0.0.9:50051"
 
@@ -50,3 +52,16 @@ def test_how_a_call_ended(status: str, attempts: list[Mapping[str, Any]], says: 
 def test_a_refusal_says_its_reason() -> None:
     """There was no attempt."""
     assert text_of({"status": "UNAVAILABLE", "refused": "no_route"}, []) == "UNAVAILABLE refused: no_route"
+
+
+def test_columns_stand_below_each_other_however_long_a_name_is(capsys: pytest.CaptureFixture[str]) -> None:
+    """After the first line with a long name; but one absurd name does not push the others off the screen."""
+    process, lines = Process(Path("x"), 4711, {}), _Lines()
+    line = {"at": 0.0, "seconds": 0.01, "service": "orders", "method": "/shop.Orders/PutOneOfTheirManyOrders"}
+    line |= {"destination": "orders", "subset": None, "route": "all", "endpoint": A, "status": "OK", "refused": None}
+    lines.head()
+    for service in ("orders", "a-service-with-a-long-name", "orders", "x" * 4 * WIDEST, "orders"):
+        lines.show(process, {**line, "service": service, "attempts": [made(A, "OK")]})
+    _, short, long, after, _, last = capsys.readouterr().out.splitlines()
+    assert long.index(A) == after.index(A) > short.index(A)
+    assert last.index(A) < 3 * WIDEST
