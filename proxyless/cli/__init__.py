@@ -13,12 +13,14 @@ def main() -> None:
     """The console script."""
     import sys
 
-    from proxyless.cli.app import app, prepare
-
-    if sys.argv[1:2] != ["run"]:  # a program that is run has its streams as python gives them
-        prepare()
     try:
+        from proxyless.cli.app import app, prepare
+
+        if sys.argv[1:2] != ["run"]:  # a program that is run has its streams as python gives them
+            prepare()
         app(prog_name="proxyless")
+    except KeyboardInterrupt:  # while it was being loaded; later the machinery answers it with the same
+        sys.exit(130)
     except SystemExit as end:
         run: Any = sys.modules.get("proxyless.cli.run")
         if end.code or run is None or run.pending is None:

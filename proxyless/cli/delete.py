@@ -22,9 +22,9 @@ def delete(which: Which, yes: Yes = False, why: Why = "", source: Source = None,
     from proxyless.cli.review import beside, broken_by_deleting
     from proxyless.control.store import Change
 
+    key = key_of(which)
     with kv(source, "deleted") as store:
         there = store.documents()
-        key = key_of(which)
         if key not in there:
             raise missing(which, store.name, there)
         broken = broken_by_deleting(key, there)

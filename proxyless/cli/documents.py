@@ -16,7 +16,9 @@ from proxyless.control.watcher import Unanswered
 
 
 def key_of(which: str) -> str:
-    """`mesh`, or the key of a service's document."""
+    """`mesh`, or the key of a service's document. Raises Misuse for what is no name of one."""
+    if not which or which.startswith("/") or {".", "..", ""} & set(which.split("/")):
+        raise Misuse(f'"{which[:80]}" is no name of a service', "`proxyless services` lists them")
     return MESH_KEY if which == MESH_KEY else SERVICES + which
 
 

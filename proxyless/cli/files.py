@@ -15,7 +15,7 @@ from typing import Any
 
 from proxyless.cli.failures import Misuse
 from proxyless.control import MESH_KEY, SERVICES, RawDocument
-from proxyless.control.file import SUFFIXES, FileSource
+from proxyless.control.file import SUFFIXES, FileSource, content
 from proxyless.control.syntax import Parsed, parse, render_path
 from proxyless.model.findings import Finding
 from proxyless.model.topology import Endpoint, Watched
@@ -71,7 +71,7 @@ def _files(path: Path) -> list[Path]:
 
 def _content(path: Path) -> bytes:
     try:
-        return path.read_bytes()
+        return content(path)
     except OSError as error:
         raise Misuse(f"{path} can't be read: {error.strerror}") from None
 

@@ -24,11 +24,12 @@ def get(which: Wanted = None, source: Source = None, output: Output = Format.tab
     """Print a document as it is kept, or list all of them."""
     from proxyless.cli.documents import key_of, missing, stored
 
+    key = key_of(which) if which is not None else ""
     name, documents = stored(source)
     if which is None:
         _list(name, [_described(raw) for _, raw in sorted(documents.items())], output)
         return
-    raw = documents.get(key_of(which))
+    raw = documents.get(key)
     if raw is None:
         raise missing(which, name, documents)
     if output is Format.json:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import os
 import runpy
 import sys
@@ -59,10 +60,26 @@ def _check(program: list[str]) -> None:
     if name == "-m":
         if len(program) < 2:
             raise Misuse("-m takes the name of a module", "proxyless run -m package.module")
+        if not _is_there(program[1]):
+            raise Misuse(
+                f"there is no module {program[1][:200]}", f"looked for it in {Path.cwd()} and where python does"
+            )
     elif name.startswith("-"):
         raise Misuse(f"run has no option {name[:40]}", "options of the program go after its name")
     elif not Path(name).exists():
         raise Misuse(f"there is no program {name[:200]}", f"looked for it in {Path.cwd()}")
+
+
+def _is_there(module: str) -> bool:
+    """Whether the top of it is: what is wrong further down, python tells when it runs it."""
+    top = module.partition(".")[0]
+    sys.path.insert(0, os.getcwd())
+    try:
+        return bool(top) and importlib.util.find_spec(top) is not None
+    except (ImportError, ValueError):  # one that is loaded and has no spec, such as __main__
+        return True
+    finally:
+        sys.path.pop(0)
 
 
 def _run(program: list[str], rules: dict[str, str] | None) -> None:

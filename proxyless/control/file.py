@@ -18,7 +18,7 @@ from typing import Any, TypeAlias
 from proxyless.control import MESH_KEY, SERVICES, RawDocument, Sink
 from proxyless.control.dialects import decode
 from proxyless.control.dialects.native import LANGUAGE
-from proxyless.control.syntax import Parsed, parse
+from proxyless.control.syntax import MAX_BYTES, Parsed, parse
 from proxyless.control.wording import MOST, decoded, finding
 from proxyless.model.documents import FileEndpoint
 from proxyless.model.findings import Finding, Invalid
@@ -103,7 +103,7 @@ class FileSource:
             signature = [(str(f), (stat := f.stat()).st_mtime_ns, stat.st_size, stat.st_ino) for f in files]
             if signature == self._signature:
                 return
-            texts = {file.name: file.read_bytes() for file in files}
+            texts = {file.name: content(file) for file in files}
         except OSError as error:
             self._fail(f"can't be read: {error.strerror}")
             return
@@ -278,3 +278,9 @@ def _endpoint(service: str, entry: FileEndpoint) -> Endpoint:
 def _version(data: Any) -> str:
     """A document in a file has no version but its content."""
     return f"{zlib.crc32(json.dumps(data, sort_keys=True, default=str).encode()):08x}"
+
+
+def content(path: Path) -> bytes:
+    """The file's bytes; of one that is too large, or has no end, enough to see that. Raises OSError."""
+    with path.open("rb") as file:
+        return file.read(MAX_BYTES + 1)

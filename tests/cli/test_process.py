@@ -157,6 +157,24 @@ def test_a_closed_stream_is_no_traceback(command: str, streams: str, tmp_path: P
     assert ended.returncode == int("nobody" in command and "|" not in streams)
 
 
+@pytest.mark.skipif(not Path("/dev/zero").exists(), reason="a system without /dev/zero")
+@pytest.mark.parametrize(("command", "code"), [("validate -f /dev/zero", 1), ("status --source file:/dev/zero", 1)])
+def test_a_file_without_an_end_is_not_read_to_its_end(program: Program, command: str, code: int) -> None:
+    """A wrong path in a pipeline must not take all of the machine's memory."""
+    ended = program(*command.split())
+    assert ended.returncode == code
+    assert "is larger than 524288 bytes" in ended.stdout + ended.stderr
+
+
+@pytest.mark.parametrize("command", ["get", "history", "rollback", "delete --yes"])
+@pytest.mark.parametrize("name", ["", "../secrets", "a//b", "/web"])
+def test_what_is_no_name_of_a_service_is_not_asked_for(program: Program, command: str, name: str) -> None:
+    """Consul would answer such a path with a redirection to another one."""
+    ended = program(*command.split(), name, "--source", "consul://127.0.0.1:1")
+    assert ended.returncode == 2
+    assert "is no name of a service" in ended.stderr
+
+
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="a system without /dev/full")
 @pytest.mark.parametrize("command", ["status", "get web", "explain web /a/B", "schema"])
 def test_a_full_disk_is_said(command: str, tmp_path: Path) -> None:

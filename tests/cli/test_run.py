@@ -116,6 +116,7 @@ def test_a_program_s_log_is_its_own(folder: Path) -> None:
     ("arguments", "says"),
     [
         (["nowhere.py"], "there is no program nowhere.py"),
+        (["-m", "nowhere.at_all"], "there is no module nowhere.at_all"),
         (["-m"], "-m takes the name of a module"),
         (["--no-such", "app.py"], "no option --no-such"),
         (["--rules", "nowhere.yaml", "app.py"], "--rules nowhere.yaml"),
