@@ -139,6 +139,7 @@ class Mesh:
             rng=self._dice.random,
             pause=time.sleep,
         )
+        self._subchannels.users = self._links.channels
         self._entrance = Entrance(
             self._links.enter_by,
             start=lambda: self._start(self._slot.current.version),

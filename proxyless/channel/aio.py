@@ -213,6 +213,12 @@ class AioMeshChannel(grpc.aio.Channel):
         for call in ours:
             call.cancel()
         self.end_calls()
+        self.subchannels.sweep_later()
+
+    @property
+    def closed(self) -> bool:
+        """Whether somebody has closed the channel, or its mesh."""
+        return self._closed
 
     def _begun(self) -> list[Driven]:
         """Every call under way, on whichever loop."""

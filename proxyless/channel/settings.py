@@ -1,4 +1,4 @@
-"""Which connections are still made as somebody wants them: by the documents, or by the calls under way.
+"""Which connections somebody wants: by the documents, by the channels that are open, or by the calls under way.
 
 A call ends on the snapshot that it began with, and so by the `connection` that this has. For a while after an edit
 there are two connections to an endpoint, therefore, as there are where subsets with different settings share it. Who
@@ -8,11 +8,27 @@ goes by earlier ones is seen from the destinations that calls hold: the garbage 
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from typing import Any, Protocol, TypeAlias
 from weakref import ReferenceType, ref
 
 from proxyless.model.snapshot import Cluster, ClusterKey, Snapshot
 from proxyless.model.traffic import Connection
+
+Key: TypeAlias = tuple[Any, str, Connection, Any]
+"""Of an endpoint's channel: the loop (None: threads), the address, how it is connected, and the `Profile`."""
+
+
+class User(Protocol):
+    """A channel of the mesh."""
+
+    @property
+    def profile(self) -> Any:
+        """What it asks of its endpoints' channels."""
+
+    @property
+    def closed(self) -> bool:
+        """Whether no call will be made on it any more."""
 
 
 class Settings:
@@ -36,21 +52,29 @@ class Settings:
         latest = self._latest.get(cluster.key)
         return latest is not None and latest.connection == cluster.connection
 
-    def outdated(self, channels: Iterable[tuple[str, Connection]]) -> tuple[set[tuple[str, Connection]], bool]:
-        """Which connections to endpoints that are named are wanted by nobody; and whether others will be once calls
-        have ended.
+    def unwanted(self, keys: Collection[Key], users: Collection[User] | None) -> tuple[set[Key], bool]:
+        """Which of these channels nobody wants any more; and whether others will be unwanted once calls have ended.
 
-        Connections to endpoints that are not named any more are none of them: these linger, for they may be again.
+        Nobody wants one to an endpoint that the snapshot connects in another way; but where it names that endpoint no
+        more, it lingers, for it may be named again. Nor one of a profile that no open channel of the mesh has: `users`
+        are those that are held, and whose calls may be under way, closed or not; None: nobody knows.
         """
         named = _by_settings(self._latest.values(), busy=False)
         addresses = {address for named_so in named.values() for address in named_so}
-        earlier = [(a, c) for a, c in channels if a in addresses and a not in named.get(c, ())]
-        if not earlier:
+        roots = {key[3].root for key in keys} if users is None else ()
+        held = {*roots, *(user.profile for user in users or ())}
+        opened = {*roots, *(user.profile for user in users or () if not user.closed)}
+        leaving = [
+            key
+            for key in keys
+            if key[3].root not in opened or (key[1] in addresses and key[1] not in named.get(key[2], ()))
+        ]
+        if not leaving:
             return set(), False
-        held = (told() for told in self._told)
-        used = _by_settings((cluster for cluster in held if cluster is not None), busy=True)
-        outdated = {(address, connection) for address, connection in earlier if address not in used.get(connection, ())}
-        return outdated, len(outdated) < len(set(earlier))
+        told = (told() for told in self._told)
+        used = _by_settings((cluster for cluster in told if cluster is not None), busy=True)
+        unwanted = {key for key in leaving if key[3].root not in held or key[1] not in used.get(key[2], ())}
+        return unwanted, len(unwanted) < len(leaving)
 
     def renew(self) -> None:
         """In a forked child: what its parent's calls hold is held for ever, and nobody waits for it."""

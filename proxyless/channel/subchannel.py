@@ -12,16 +12,16 @@ import asyncio
 import gc
 import os
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any, TypeAlias, TypeVar
 from weakref import WeakSet
 
 import grpc
 
 from proxyless.channel.native import aio_factories, sync_factories
-from proxyless.channel.settings import Settings
+from proxyless.channel.settings import Key, Settings, User
 from proxyless.channel.timers import Timers
 from proxyless.model.snapshot import Cluster, Snapshot
 from proxyless.model.traffic import Connection
@@ -41,11 +41,21 @@ class Profile:
     credentials: Any = None
     options: tuple[tuple[str, Any], ...] = ()
     compression: Any = None
+    _root: Profile | None = field(default=None, compare=False, repr=False)
+
+    @property
+    def root(self) -> Profile:
+        """That of the mesh channel for which this one was made."""
+        return self._root or self
 
     def named(self, authority: str) -> Profile:
         """The same, under another authority."""
         options = tuple((name, value) for name, value in self.options if name != "grpc.default_authority")
-        return replace(self, authority=authority, options=options)
+        return replace(self, authority=authority, options=options, _root=self.root)
+
+    def having(self, *options: tuple[str, Any]) -> Profile:
+        """The same, with these options as well."""
+        return replace(self, options=(*self.options, *options), _root=self.root)
 
     def arguments(self, connection: Connection) -> list[tuple[str, Any]]:
         """Channel arguments: ours, and over them whatever the user set."""
@@ -75,8 +85,8 @@ class Profile:
         return list(arguments.items())
 
 
-_Key: TypeAlias = "tuple[Any, str, Connection, Profile]"
-"""The loop (None: threads), the address, and how it is connected."""
+Which: TypeAlias = "Callable[[Collection[Key]], Collection[Key]]"
+"""Of all channels, those that are to be closed."""
 
 
 class Subchannels:
@@ -89,12 +99,14 @@ class Subchannels:
         self._lock = threading.RLock()
         self._in_use = False
         """Whether the thread that holds the lock has a channel in its hands."""
-        self._postponed: list[Callable[[_Key], bool]] = []
+        self._postponed: list[Which] = []
         """What was to be closed meanwhile by that same thread: in the handler of a signal, or by a `__del__`."""
-        self._channels: dict[_Key, Any] = {}
+        self._channels: dict[Key, Any] = {}
         self._settings = Settings()
         self._sweeps = False
-        """Whether a look for connections that nobody wants is to come."""
+        """Whether a look for channels that nobody wants is to come."""
+        self.users: Callable[[], Collection[User]] | None = None
+        """Says who is held of the mesh's own channels; None: nobody is asked, and every profile is somebody's."""
         self._aio_lost = False
         self.rememberers: WeakSet[Any] = WeakSet()
         """Who remembers asyncio channels beside us, and can be told to forget those of a loop that has ended."""
@@ -173,6 +185,7 @@ class Subchannels:
             if loop is not None:
                 self._forget_closed_loops()
             self._channels[key] = channel
+            self.sweep_later()  # who makes channels without end lets go of some
         return channel
 
     def peek(self, loop: Any, address: str, connection: Connection, profile: Profile) -> Any:
@@ -211,28 +224,34 @@ class Subchannels:
 
     def _sweep(self) -> None:
         self._sweeps = False
-        outdated, later = self._settings.outdated(self._addressed())
-        if outdated:
-            self._close(lambda key: key[1:3] in outdated and key[1:3] in self._settings.outdated([key[1:3]])[0])
+        with self._lock:
+            keys = list(self._channels)
+        unwanted, later = self._unwanted(keys)
+        if unwanted:
+            self._close(lambda keys: self._unwanted(unwanted.intersection(keys))[0])
         if later:
             self.sweep_later()
 
-    def _addressed(self) -> list[tuple[str, Connection]]:
-        with self._lock:
-            return [key[1:3] for key in self._channels]
+    def _unwanted(self, keys: Collection[Key]) -> tuple[set[Key], bool]:
+        return self._settings.unwanted(keys, self.users() if self.users is not None else None)
 
     def retire(self, address: str, is_needed: Callable[[str], bool]) -> None:
         """Close the channels to `address` after a while, unless it is named again or called by then.
 
         Whoever ends the last call on it asks again.
         """
-        self._timers.after(LINGER, lambda: self._close(lambda key: key[1] == address and not is_needed(address)))
+
+        def unneeded(keys: Collection[Key]) -> Collection[Key]:
+            there = [key for key in keys if key[1] == address]
+            return there if not is_needed(address) else ()
+
+        self._timers.after(LINGER, lambda: self._close(unneeded))
 
     def close(self) -> None:
         """Close everything, now and for good."""
         self._closed = True
         self._timers.close()
-        self._close(lambda key: True)
+        self._close(lambda keys: keys)
 
     def renew(self) -> None:
         """In a forked child: the parent's channels are dropped, not closed; touching them could hang."""
@@ -247,7 +266,7 @@ class Subchannels:
         self._sweeps = False
         self.generation += 1
 
-    def _close(self, which: Callable[[_Key], bool]) -> None:
+    def _close(self, which: Which) -> None:
         """Close those that `which` names. It may ask what is under way: a call that it does not see looks its channel
         up anew, for the generation has changed by then, and gets another."""
         with self._lock:
@@ -255,8 +274,7 @@ class Subchannels:
                 self._postponed.append(which)
                 return
             self.generation += 1
-            keys = [key for key in self._channels if which(key)]
-            closing = [(key[0], self._channels.pop(key)) for key in keys]
+            closing = [(key[0], self._channels.pop(key)) for key in which(list(self._channels))]
         for loop, channel in closing:
             if loop is None:
                 channel.close()

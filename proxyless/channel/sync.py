@@ -139,11 +139,12 @@ class MeshChannel(grpc.Channel):
     def close(self) -> None:
         """No more calls on this channel; futures and streams end with CANCELLED, as with grpcio.
 
-        Connections stay with the mesh, for the other channels, and so a blocking call that waits in another
+        Connections stay with the mesh while other channels may use them, and so a blocking call that waits in another
         thread ends by itself: grpcio gives us no handle on it.
         """
         self.mesh_closed()
         self.end_calls()
+        self.subchannels.sweep_later()
 
     @property
     def closed(self) -> bool:

@@ -10,7 +10,6 @@ sees what the blocking call would have shown him. Outside of a scope none of thi
 from __future__ import annotations
 
 import threading
-from dataclasses import replace
 from typing import Any
 
 import grpc
@@ -25,8 +24,7 @@ def in_one_thread(profile: Profile) -> Profile:
 
     The option is Python's alone: C-core is given the same arguments, and shares the connection.
     """
-    option = (grpc.experimental.ChannelOptions.SingleThreadedUnaryStream, 1)
-    return replace(profile, options=(*profile.options, option))
+    return profile.having((grpc.experimental.ChannelOptions.SingleThreadedUnaryStream, 1))
 
 
 class ScopedUnary:

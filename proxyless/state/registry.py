@@ -106,6 +106,11 @@ class Nodes:
         for key in [key for key in self._destinations if key not in snapshot.clusters]:
             self._forgotten.append((key, self._destinations.pop(key)))
             self._locks.pop(key, None)
+        if self._rates:
+            limited = {
+                (s, route.name) for s, table in snapshot.services.items() for route in table.routes if route.rate
+            }
+            self._rates = {key: bucket for key, bucket in self._rates.items() if key in limited}
         if len(named) == len(self._nodes):
             return []
         gone = [self._nodes.pop(key) for key in [key for key in self._nodes if key not in named]]

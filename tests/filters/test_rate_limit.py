@@ -67,3 +67,15 @@ def test_an_edit_keeps_what_was_saved_and_no_more() -> None:
     assert granted(world, 0, 0, 0) == [True, True, False]
     world.services["web"] = limited("requestsPerSecond: 10, burst: 5").services["web"]
     assert granted(world, 0, 0.1, 0.1) == [False, True, False]
+
+
+def test_a_route_that_is_named_no_more_leaves_no_bucket() -> None:
+    """Who names routes by build or by date makes new ones for ever; an edit of one keeps what it has saved."""
+    world = limited("requestsPerSecond: 1, burst: 1")
+    for number in range(20):
+        rate = f"rateLimit: {{requestsPerSecond: {number % 2 + 1}, burst: 1}}"
+        world.services["web"] = document(f"routes: [{{name: r{number // 10}, {rate}}}]")
+        snapshot = world.snapshot()
+        world.nodes.adopt(snapshot)
+        assert play(ENTRY, rpc(snapshot))[1] is OK or number % 10
+    assert list(world.nodes._rates) == [("web", "r1")]
