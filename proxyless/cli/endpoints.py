@@ -37,9 +37,12 @@ def endpoints(service: OneService = None, source: Source = None, output: Output 
     empty = [cluster for cluster in view.snapshot.clusters.values() if cluster.known and not cluster.nodes]
     for cluster in sorted(empty, key=lambda cluster: cluster.key):
         screen.note(why_none(view, cluster))
+    refused = [table.rejected for table in view.snapshot.services.values() if table.rejected]
+    for why in refused:
+        screen.note(why)
     if not view.snapshot.clusters and output is Format.table:
         screen.line("no service has a document; name one to see its endpoints: proxyless endpoints SERVICE")
-    return view.end(bool(empty))
+    return view.end(bool(empty or refused))
 
 
 def shown(entry: dict[str, Any]) -> dict[str, Any]:

@@ -57,9 +57,10 @@ def _list(name: str, described: Sequence[Mapping[str, Any]], output: Format) -> 
 
 
 def _described(raw: RawDocument) -> dict[str, Any]:
+    from proxyless.cli.review import known_balancers
     from proxyless.control.dialects import decode
 
-    _, findings = decode(raw)
+    _, findings = decode(raw, known_balancers())
     size = len(raw.text.encode() if isinstance(raw.text, str) else raw.text)
     return {
         "document": raw.key,

@@ -41,7 +41,7 @@ def review(drafts: Sequence[Draft], stored: Mapping[str, RawDocument] | None = N
     """Check `drafts` beside the `stored` documents; with None beside each other, trusting the rest."""
     made = Review()
     by_key: dict[str, Draft] = {}
-    known = _balancers()
+    known = known_balancers()
     for draft in drafts:
         value, findings = decode(draft.raw, known)
         made.findings += [located(draft, finding) for finding in findings]
@@ -157,7 +157,7 @@ def _newly_wrong(before: Mapping[str, Value], after: Mapping[str, Value], touche
 def _decoded(stored: Mapping[str, RawDocument], said: list[str]) -> dict[str, Value]:
     """The valid ones of `stored`; `said` hears of the others."""
     values = {}
-    known = _balancers()
+    known = known_balancers()
     for key, raw in stored.items():
         value, findings = decode(raw, known)
         if value is not None:
@@ -179,7 +179,7 @@ def _check(values: Mapping[str, Value]) -> Mapping[str, Sequence[Finding]]:
     return compiler.compile(world, 0).findings
 
 
-def _balancers() -> frozenset[str]:
+def known_balancers() -> frozenset[str]:
     """Those that every program knows; what one of them is given by `connect(balancers=…)` it alone does."""
     return frozenset({*BALANCERS, *(entry.name for entry in entry_points(group="proxyless.balancers"))})
 

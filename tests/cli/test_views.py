@@ -89,6 +89,21 @@ def test_endpoints_are_shown_for_every_destination(run: Run, shop: str) -> None:
     assert {tuple(one) for one in listed} == {("address", "service", "subset", "locality", "weight", "state")}
 
 
+def test_endpoints_of_a_service_whose_calls_are_refused_are_a_finding(run: Run, tmp_path: Path) -> None:
+    """They are healthy, and nobody is sent to them: its first document is invalid. `get` says the same of it."""
+    path = tmp_path / "mesh.yaml"
+    path.write_text(
+        "services:\n  web: {trafficPolicy: {loadBalancer: {policy: rnadom}}}\n"
+        'endpoints: {web: [{address: "127.0.0.1:1"}]}\n'
+    )
+    says = 'trafficPolicy.loadBalancer.policy (line 2): no balancer is named "rnadom"; did you mean "random"?'
+    for named in ([], ["web"]):
+        result = run("endpoints", *named, "--source", f"file:{path}")
+        assert result.exit_code == 1
+        assert says in result.stderr
+    assert says in run("get", "--source", f"file:{path}").stdout
+
+
 def test_a_destination_without_an_endpoint_is_a_finding(run: Run, tmp_path: Path) -> None:
     """`endpoints` and `status` end with 1 and name it: calls there fail."""
     path = tmp_path / "mesh.yaml"
