@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import difflib
 import logging
-import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import chain
@@ -18,8 +17,9 @@ from typing import Any, Protocol
 
 from proxyless.control import SERVICES
 from proxyless.control.mirroring import for_copies, mirror_to, mirrors
+from proxyless.control.pickers import Pickers
 from proxyless.control.scanner import quoted
-from proxyless.control.standing import Here, Spot, Standing, is_short
+from proxyless.control.standing import Here, Standing, is_short
 from proxyless.model.documents import MeshDocument, ServiceDocument
 from proxyless.model.findings import Finding
 from proxyless.model.route_table import ServiceTable
@@ -28,29 +28,23 @@ from proxyless.model.snapshot import (
     Cluster,
     ClusterKey,
     DestinationState,
-    Picker,
     PlannedRoute,
     Snapshot,
 )
 from proxyless.model.topology import Endpoint, Watched
-from proxyless.model.traffic import DEFAULTS, LOCALITY, LoadBalancer, TrafficPolicy, overlay, settled
-from proxyless.policy.balancers import BALANCERS, Balancer
-from proxyless.policy.balancers.slow_start import slow_start
+from proxyless.model.traffic import DEFAULTS, TrafficPolicy, overlay, settled
+from proxyless.policy.balancers import Balancer
 from proxyless.policy.fault import Faults
 from proxyless.policy.hashing import hasher, sticky
 from proxyless.policy.headers import editor
-from proxyless.policy.locality import Ladder, Rung
 from proxyless.policy.matcher import Matcher
 from proxyless.policy.retriable import judge
 from proxyless.policy.split import shares, splitter
 
-BREATH = 0.0002
-"""Seconds of sleep between two steps of long work. Only a thread that sleeps is sure to let another have the
-interpreter: one that merely offers it, by sleeping 0, has it back before the other has woken up."""
-
-FALLBACK = DEFAULTS.load_balancer.policy
-
 log = logging.getLogger("proxyless")
+
+NEVER = "none"
+"""The version of a service's document where it has none that is in effect."""
 
 CATCH_ALL = Route(name="default")
 """What a service without routes has: every call goes to every endpoint."""
@@ -113,15 +107,18 @@ class Compiler:
         self._registry = registry
         self._disabled = disabled
         self._compose = compose
-        self.balancers = balancers
-        """Those that documents may name, by name: `decode` sees to it that they name no other."""
+        self._pickers = Pickers(balancers, rng)
         self.here = here
         """Where this process runs; what is compiled after it was changed goes by it."""
-        self._rng = rng
         self._failing: dict[str, str] = {}
-        """Balancers that can't be built, and why: told once."""
+        """Services that can't be compiled, each with the reason: told once."""
         self._clusters: dict[ClusterKey, tuple[tuple[Any, ...], Cluster]] = {}
         self._tables: dict[str, tuple[tuple[Any, ...], ServiceTable]] = {}
+
+    @property
+    def balancers(self) -> Mapping[str, Balancer]:
+        """Those that documents may name, by name: `decode` sees to it that they name no other."""
+        return self._pickers.balancers
 
     def compile(self, world: World, version: int) -> Compiled:
         """Make the snapshot of `world`, or say what is wrong with which document."""
@@ -132,15 +129,39 @@ class Compiler:
         made: dict[ClusterKey, tuple[tuple[Any, ...], Cluster]] = {}
         tables: dict[str, tuple[tuple[Any, ...], ServiceTable]] = {}
         for service in sorted(world.wanted):
-            for key in self._destinations(world, service):
-                if key not in made:
-                    made[key] = self._cluster(world, key)
-                    clusters[key] = made[key][1]
-            tables[service] = self._table(world, service, clusters)
+            try:
+                for key in self._destinations(world, service):
+                    if key not in made:
+                        made[key] = self._cluster(world, key)
+                        clusters[key] = made[key][1]
+                tables[service] = self._table(world, service, clusters)
+            except Exception as failed:
+                tables[service] = self._as_before(service, failed, made, clusters)
         self._clusters, self._tables = made, tables
         snapshot = Snapshot(version, {name: table for name, (_, table) in tables.items()}, clusters)
         watched = frozenset(watched for cluster in clusters.values() for watched in cluster.watches)
         return Compiled(snapshot, {}, watched)
+
+    def _as_before(
+        self,
+        service: str,
+        failed: Exception,
+        made: dict[ClusterKey, tuple[tuple[Any, ...], Cluster]],
+        clusters: dict[ClusterKey, Cluster],
+    ) -> tuple[tuple[Any, ...], ServiceTable]:
+        """What is a defect of ours in one service's document is that service's alone: its last good routes stay, or if
+        there are none its calls are refused. All other documents take effect."""
+        why = f"its document can't be compiled ({type(failed).__name__}: {failed}), which is a defect of proxyless"
+        if self._failing.get(service) != why:
+            self._failing[service] = why
+            log.error("%s: %s; its last good routes stay, if it has some", quoted(service), why, exc_info=failed)
+        last = self._tables.get(service)
+        if last is None or last[1].version == NEVER:
+            return (), ServiceTable(service, (), NEVER, f"{service}: {why}")
+        for cluster in (cluster for route in last[1].routes for cluster in route.reached):
+            made[cluster.key] = self._clusters[cluster.key]
+            clusters[cluster.key] = cluster
+        return last
 
     # -- checking what no single document can show
 
@@ -212,7 +233,7 @@ class Compiler:
             for node in nodes:  # what one balancer wants to know of its nodes, another does not pay for
                 node.feedback = None
         state = self._registry.destination(key, policy, nodes, fails_over=bool(discovery.failover))
-        picker = self._picker(spots, places, policy, state)
+        picker = self._pickers.made(spots, places, policy, state)
         weights = [endpoint.effective_weight for spot in spots for endpoint in spot.members]
 
         def left_out() -> Iterable[tuple[Endpoint, str]]:
@@ -221,60 +242,13 @@ class Compiler:
         cluster = Cluster(key, watched, policy, nodes, weights, picker, state, own is not None, failover, left_out)
         return (known, *inputs), cluster
 
-    def _picker(
-        self, spots: Sequence[Spot], places: Sequence[Sequence[Any]], policy: TrafficPolicy, state: DestinationState
-    ) -> Picker:
-        """The balancer's picker; where there are several places, one for each and the ladder over them."""
-        rungs = []
-        for spot, nodes in zip(spots, places, strict=True):
-            weights = [endpoint.effective_weight for endpoint in spot.members]
-            picker = self._balanced(nodes, weights, policy.load_balancer)
-            picker = slow_start(picker, nodes, policy.load_balancer.slow_start)
-            place = spot.place
-            rungs.append(Rung(place.priority, place.weight, place.name, nodes, weights, picker, spot.absent))
-        if len(rungs) == 1:
-            return rungs[0].picker
-        locality = policy.locality or LOCALITY
-        ladder = Ladder(rungs, round(100 * locality.overprovisioning), locality.panic_threshold)
-        state.watch(ladder)
-        return ladder
-
-    def _balanced(self, nodes: Sequence[Any], weights: Sequence[int], policy: LoadBalancer) -> Picker:
-        """How one of `nodes` is chosen: by the balancer of that name, or where it fails by the default one.
-
-        A plug-in's mistake must not keep the documents of all services from taking effect, now and ever after.
-        """
-        name = policy.policy
-        try:
-            picker = self._built(self.balancers[name], nodes, weights, policy)
-        except Exception as failed:
-            why = f"{type(failed).__name__}: {failed}"
-            if self._failing.get(name) != why:
-                self._failing[name] = why
-                log.error(
-                    "the balancer %s can't be built (%s): its destinations go by %s",
-                    quoted(name),
-                    quoted(why),
-                    FALLBACK,
-                )
-            return BALANCERS[FALLBACK](nodes, weights, policy, self._rng)
-        self._failing.pop(name, None)
-        return picker
-
-    def _built(self, balancer: Balancer, nodes: Sequence[Any], weights: Sequence[int], policy: LoadBalancer) -> Picker:
-        """Long work is done in steps, and callers let run in between."""
-        prepare = getattr(balancer, "prepare", None)
-        for _ in prepare(nodes, weights, policy) if prepare is not None else ():
-            time.sleep(BREATH)
-        return balancer(nodes, weights, policy, self._rng)
-
     # -- routes
 
     def _table(
         self, world: World, service: str, clusters: Mapping[ClusterKey, Cluster]
     ) -> tuple[tuple[Any, ...], ServiceTable]:
         document = world.services.get(service)
-        version = world.versions.get(SERVICES + service, "none")
+        version = world.versions.get(SERVICES + service, NEVER)
         rejected = world.rejected.get(service, "")
         used = tuple(clusters[key] for key in self._destinations(world, service))
         inputs = (document, world.mesh.defaults, version, rejected, used)
@@ -294,7 +268,7 @@ class Compiler:
         hedge = route.hedge if "hedge" not in self._disabled else None
         name = route.name or f"route-{index}"
         targets = [clusters[key] for key in destinations(service, route)]
-        hashed = any(self._hashes(target) for target in targets)
+        hashed = any(self._pickers.hashes(target.policy.load_balancer) for target in targets)
         planned = PlannedRoute(
             name=name,
             route=route,
@@ -308,7 +282,9 @@ class Compiler:
             retry=retry,
             may_retry=judge(retry.on),
             faults=Faults(route.fault) if route.fault and "fault" not in self._disabled else None,
-            sticky=sticky(route.sticky.header, [str(t.key) for t in targets], weights) if route.sticky else None,
+            sticky=sticky(route.sticky.header, [str(t.key) for t in targets], weights)
+            if route.sticky and targets  # none, where the route answers by itself
+            else None,
             hash=hasher(route.hash) if hashed else None,
             rate=self._registry.rate(service, name, route.rate_limit) if route.rate_limit else None,
             hedge=hedge,
@@ -321,10 +297,6 @@ class Compiler:
         )
         object.__setattr__(planned, "run", self._compose(planned))  # it knows its own route, so it comes last
         return planned
-
-    def _hashes(self, cluster: Cluster) -> bool:
-        """Whether it places calls by their hash."""
-        return getattr(self.balancers[cluster.policy.load_balancer.policy], "hashes", False)
 
 
 def destinations(service: str, route: Route) -> list[ClusterKey]:

@@ -10,7 +10,7 @@ from typing import Any
 
 import grpc
 
-from proxyless.control.compiler import Compiler
+from proxyless.control.pickers import Pickers
 from proxyless.model.snapshot import ClusterKey
 from proxyless.model.topology import Endpoint
 from proxyless.model.traffic import LoadBalancer
@@ -66,13 +66,12 @@ def _alone(policy: str, block: LoadBalancer, turn: int) -> float:
 def _beside(call: Any, policy: str, block: LoadBalancer, turn: int) -> tuple[float, float]:
     """How long it took, as the compiler does it in a thread of its own, and the slowest call meanwhile."""
     nodes, weights = _members(turn)
-    compiler = object.__new__(Compiler)
-    compiler.balancers, compiler._rng = BALANCERS, lambda: 0.0
+    pickers = Pickers(BALANCERS, lambda: 0.0)
     took: list[float] = []
 
     def build() -> None:
         began = time.monotonic()
-        compiler._balanced(nodes, weights, block)
+        pickers.balanced(nodes, weights, block)
         took.append(time.monotonic() - began)
 
     thread = threading.Thread(target=build)

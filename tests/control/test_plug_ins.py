@@ -42,15 +42,15 @@ def test_a_plug_in_that_fails_is_told_once_and_keeps_nobody_from_an_edit(
     """Its destinations go by the default balancer. What it raised went through the compiler, and no document of any
     service took effect any more, though the status said that they had."""
     world = Known().lives("web", "a:1", "b:1").lives("rec", "c:1")
-    monkeypatch.setattr(world._compiler, "balancers", {**BALANCERS, "mine": balancer})
+    monkeypatch.setattr(world._compiler._pickers, "balancers", {**BALANCERS, "mine": balancer})
     world.services["web"] = document("trafficPolicy: {loadBalancer: {policy: mine}}")
     snapshot = world.snapshot("web", "rec")
     assert play(ENTRY, rpc(snapshot))[0] == ["send a"]
     world.lives("web", "a:1", "b:1", "d:1").snapshot("web", "rec")
     (told,) = caplog.messages
     assert told == f'the balancer "mine" can\'t be built ("{why}"): its destinations go by least_request'
-    monkeypatch.setattr(world._compiler, "balancers", {**BALANCERS, "mine": BALANCERS["random"]})
+    monkeypatch.setattr(world._compiler._pickers, "balancers", {**BALANCERS, "mine": BALANCERS["random"]})
     world.lives("web", "a:1").snapshot("web", "rec")
-    monkeypatch.setattr(world._compiler, "balancers", {**BALANCERS, "mine": balancer})
+    monkeypatch.setattr(world._compiler._pickers, "balancers", {**BALANCERS, "mine": balancer})
     world.lives("web", "b:1").snapshot("web", "rec")
     assert len(caplog.messages) == 2  # it is news again
