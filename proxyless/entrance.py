@@ -43,7 +43,7 @@ class Entrance:
 
     def _locks(self) -> None:
         self._lock = threading.RLock()
-        self._waking = threading.Lock()
+        self._waking: dict[str, threading.Lock] = {}
         self._forked = threading.Event()
         """Set when the fork that calls are waiting for is over."""
 
@@ -90,7 +90,9 @@ class Entrance:
         """In a child, at its first use: watch the source again, by threads of its own."""
         if not self.asleep:
             return
-        with self._waking:
+        # Made now, and not with the fork: after that gunicorn's gevent worker replaces what locks are made of, and of
+        # one made before the greenlets of one thread would wait for each other for ever.
+        with self._waking.setdefault("lock", threading.Lock()):
             if self.asleep:
                 self._start()
                 self.asleep = False

@@ -158,6 +158,7 @@ class Mesh:
         forks.join(self._entrance)
 
     def _start(self, version: int) -> None:
+        self._timers.renew()  # since the fork gunicorn's gevent worker may have replaced what locks are made of
         source, cache = self._make_source()
         here = Here(self.locality, self.labels, client_number(os.environ, self._dice.random))
         off = switched_off(os.environ)
@@ -337,6 +338,7 @@ class Mesh:
     def _renew(self) -> None:
         """In a forked child: the parent's threads, locks and connections are of no use. Serve on with what is known."""
         self._lock = threading.RLock()
+        self._feed.forked()
         self._slot.renew()
         self._timers.renew()
         self._soon.renew()

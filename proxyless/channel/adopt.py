@@ -112,7 +112,9 @@ def uninstall() -> list[str]:
 def default_mesh() -> Any:
     """The process's own mesh, connected when first asked for, and again after somebody closed it."""
     global _default  # noqa: PLW0603 - one a process
-    with _lock:
+    # Made now, and not on import: a program under `proxyless run` may begin with gevent's `patch_all`, and of a lock
+    # that was made before it the greenlets of one thread would wait for each other for ever.
+    with _LOCK.setdefault("default", threading.Lock()):
         if _default is None or _default.closed:
             from proxyless.mesh import connect
 
@@ -127,13 +129,13 @@ def _decorated() -> None:
 
 
 _default: Any = None
-_lock = threading.Lock()
+_LOCK: dict[str, threading.Lock] = {}
+"""The one lock under which that mesh is connected, once it is needed."""
 _used_by_decorators = False
 
 
 def _after_fork() -> None:
-    global _lock  # noqa: PLW0603 - another thread of the parent may have held it
-    _lock = threading.Lock()
+    _LOCK.clear()  # another thread of the parent may have held it
     DOORS.lock = threading.Lock()
 
 

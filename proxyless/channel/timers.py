@@ -64,13 +64,19 @@ class Timers:
         self._thread = None
 
     def _run(self) -> None:
+        wake = self._wake
         while True:
-            with self._wake:
+            with wake:
+                if wake is not self._wake:
+                    return  # forked meanwhile, and this thread is a greenlet of gevent's: the child has one of its own
                 while not self._heap or self._heap[0][0] > self._clock():
                     if self._closed:
                         return
                     pause = self._heap[0][0] - self._clock() if self._heap else self.IDLE
-                    if not self._wake.wait(pause) and not self._heap:
+                    notified = wake.wait(pause)
+                    if wake is not self._wake:
+                        return
+                    if not notified and not self._heap:
                         self._thread = None
                         return
                 _, _, function = heapq.heappop(self._heap)

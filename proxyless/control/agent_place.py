@@ -14,7 +14,7 @@ from typing import Final
 from proxyless.control.consul_documents import FORBIDDEN, OK
 from proxyless.control.consul_http import ConsulClient
 from proxyless.control.instances import Instances
-from proxyless.control.watcher import Unanswered
+from proxyless.control.watcher import Unanswered, over
 from proxyless.model.findings import Invalid
 from proxyless.model.topology import NOWHERE, Locality
 
@@ -31,6 +31,11 @@ class AgentPlace:
         self.said = "not answered yet"
         """What came of it, for the status."""
         self.thread = threading.Thread(target=self._run, name="proxyless-place", daemon=True)
+
+    def forked(self) -> None:
+        """In a forked child: the thread is the parent's."""
+        self._stop = over()
+        self._client.forked()
 
     def close(self) -> None:
         """End what is being read; the thread ends by itself."""

@@ -21,7 +21,7 @@ from proxyless.control.consul_documents import FORBIDDEN, OK, Documents
 from proxyless.control.consul_endpoints import Endpoints
 from proxyless.control.consul_http import ConsulClient
 from proxyless.control.consul_settings import ConsulSettings
-from proxyless.control.watcher import FLOORS, Answer, News, Unanswered, Watcher
+from proxyless.control.watcher import FLOORS, Answer, News, Unanswered, Watcher, over
 from proxyless.model.topology import Endpoint, Locality, Watched
 
 DOCUMENTS: Final = "documents"
@@ -75,7 +75,7 @@ class Watch:
             self._belief.take,
             wait=wait,
             now=now,
-            sleep=self._stop.wait,
+            sleep=self._stopped,
             rng=rng,
             answered=self._answered,
             failed=self._failed,
@@ -86,10 +86,18 @@ class Watch:
     def open(self) -> bool:
         return not self._stop.is_set()
 
+    def _stopped(self, within: float) -> bool:
+        return self._stop.wait(within)
+
     def assume(self, known: Any) -> None:
         """What was there when somebody last looked, if Consul has not said anything yet."""
         if self._answered_at is None:
             self._belief.assume(known)
+
+    def forked(self) -> None:
+        """In a forked child: the thread is the parent's. Where it is a greenlet it is here too, and ends by itself."""
+        self._stop = over()
+        self._client.forked()
 
     def close(self) -> None:
         """End what is being read; the thread ends by itself."""
@@ -186,6 +194,13 @@ class ConsulSource:
             watches = [(watch, known[watched]) for watched, watch in self._watches.items() if watched in known]
         for watch, what in watches:
             watch.assume(what)
+
+    def forked(self) -> None:
+        """See `Feed.forked`."""
+        for watch in [*self._watches.values()]:
+            watch.forked()
+        if self._agent_place is not None:
+            self._agent_place.forked()
 
     def close(self) -> None:
         if os.getpid() != self._pid:

@@ -61,6 +61,19 @@ class Connections:
         if closed:  # while it was being opened
             _shut_down(connection)
 
+    def forked(self) -> None:
+        """In a forked child, without the lock, which a thread of the parent may hold: they are the parent's, and here
+        nobody reads from them. Threads that are greenlets (gevent) go on in a child, and would take the parent's
+        answers away: what they wait on becomes a connection that has ended."""
+        self.closed = True
+        with contextlib.suppress(OSError):
+            ended, other = socket.socketpair()
+            other.close()
+            with ended:
+                for connection in list(self._open):
+                    if (sock := connection.sock) is not None and sock.fileno() >= 0:
+                        os.dup2(ended.fileno(), sock.fileno(), inheritable=False)
+
     def shut_down(self) -> None:
         """Every read on them ends at once. `session.close()` alone wakes nobody."""
         if os.getpid() != self._pid:
@@ -245,6 +258,10 @@ class ConsulClient(consul.Consul):  # type: ignore[misc]  # py-consul has no typ
             body = answer.body.replace(token.encode(), b"<token>")
             return Answer(answer.status, answer.headers, body, answer.transfer)
         return answer
+
+    def forked(self) -> None:
+        """In a forked child: there is no reading here, and the parent goes on."""
+        self.http.connections.forked()
 
     def close(self) -> None:
         """End what is being read, at once; there is no reading afterwards."""

@@ -87,6 +87,17 @@ class Feed:
         if state is not None:
             self.loop.restore(*state)
 
+    def forked(self) -> None:
+        """In a forked child: this life is the parent's, and the child's own begins when it is needed.
+
+        As a rule its threads are gone. But to gevent they are greenlets, and those go on in a child: they are to
+        publish nothing here, and to take nothing away from the parent. No lock is taken: its holder may be gone.
+        """
+        self.loop.close()
+        forked: Any = getattr(self.source, "forked", None)
+        if forked is not None:
+            forked()
+
     def close(self) -> None:
         """Stop listening at once; what is to be written down is."""
         self.loop.close()

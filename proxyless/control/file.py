@@ -19,6 +19,7 @@ from proxyless.control import MESH_KEY, SERVICES, RawDocument, Sink
 from proxyless.control.dialects import decode
 from proxyless.control.dialects.native import LANGUAGE
 from proxyless.control.syntax import MAX_BYTES, Parsed, parse
+from proxyless.control.watcher import over
 from proxyless.control.wording import MOST, decoded, finding
 from proxyless.model.documents import FileEndpoint
 from proxyless.model.findings import Finding, Invalid
@@ -74,6 +75,10 @@ class FileSource:
         self._stop.set()
         if self._thread is not None and self._thread is not threading.current_thread():
             self._thread.join(0.5)
+
+    def forked(self) -> None:
+        """See `Feed.forked`."""
+        self._stop = over()
 
     def status(self) -> Mapping[str, Any]:
         with self._lock:

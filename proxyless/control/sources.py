@@ -20,7 +20,6 @@ Factory = Callable[[], tuple[Source, Cache | None]]
 
 
 def _consul(url: str) -> Factory:
-    from proxyless.control.consul import ConsulSource
     from proxyless.control.consul_settings import ConsulSettings
 
     settings = ConsulSettings.parse(url)
@@ -33,7 +32,15 @@ def _consul(url: str) -> Factory:
     cache = None if settings.snapshot == "off" or folder is None else Cache(folder, identity)
     if folder is None:
         log.warning("nothing is kept on disk: this user has no home; set XDG_CACHE_HOME, or say ?snapshot=DIR")
-    return lambda: (ConsulSource(settings), cache)
+
+    def make() -> tuple[Source, Cache | None]:
+        # Not before it is needed: `proxyless run` reads the URL first, and if the program begins with gevent's
+        # `patch_all`, a urllib3 imported by then is bound to the `ssl` that was: no TLS works (RecursionError).
+        from proxyless.control.consul import ConsulSource
+
+        return ConsulSource(settings), cache
+
+    return make
 
 
 def _file(url: str) -> Factory:

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import logging
 import math
+import threading
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from hashlib import blake2b
@@ -79,6 +80,13 @@ Deliver: TypeAlias = Callable[[News], "float | None"]
 """Handles news; Unanswered or ValueError makes the answer a failure. None: believed. A number: tell me again
 once that many seconds have passed or the index has moved, even if the answer is the same (`math.inf`: only
 when it has moved)."""
+
+
+def over() -> threading.Event:
+    """The event that ends a thread, set already: in a forked child the old one's lock may be held for ever."""
+    event = threading.Event()
+    event.set()
+    return event
 
 
 class TokenBucket:

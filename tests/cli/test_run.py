@@ -47,6 +47,15 @@ def _kinds(done: subprocess.CompletedProcess[str]) -> dict[str, set[str]]:
 OURS, THEIRS = {"MeshChannel", "AioMeshChannel"}, {"Channel"}
 
 
+def test_a_program_finds_tls_untouched(folder: Path) -> None:
+    """gevent's `patch_all` replaces `ssl` for whoever imports it later; of urllib3, imported before, no TLS works."""
+    (folder / "app.py").write_text(
+        "import sys; print([name for name in ('requests', 'urllib3') if name in sys.modules])"
+    )
+    done = start("run", "--source", "consul+https://127.0.0.1:1", folder / "app.py")
+    assert (done.stdout, done.returncode) == ("[]\n", 0)
+
+
 def test_without_rules_targets_lead_to_the_services_they_name(folder: Path) -> None:
     """What is called after a service that the mesh knows is that service; everything else is left alone."""
     done = _run(folder, folder / "app.py", "--rules", "-x")

@@ -175,6 +175,24 @@ def test_a_forked_child_leaves_its_parents_connections_alone(
         assert sink.all("stale") == []
 
 
+@pytest.mark.filterwarnings("ignore:.*multi-threaded.*fork.*:DeprecationWarning")
+def test_a_forked_child_has_none_of_its_parents_connections(consul: ConsulAgent, prefix: str) -> None:
+    """Threads that are greenlets go on in a child: there what they wait on has ended, and the news is the parent's."""
+    consul.put_kv(f"{prefix}/mesh", "old")
+    with following(consul.address, query=f"?prefix={prefix}", wait=60.0) as (source, sink):
+        sink.until("documents", mesh_is("old"))
+        (watch,) = source._watches.values()
+        child = os.fork()
+        if child == 0:
+            source.forked()
+            (connection,) = watch._client.http.connections._open
+            os._exit(0 if connection.sock.recv(1) == b"" and not watch.open else 1)
+        assert os.waitpid(child, 0)[1] == 0
+        consul.put_kv(f"{prefix}/mesh", "new")
+        sink.until("documents", mesh_is("new"))
+        assert sink.all("stale") == []
+
+
 def test_nobody_listening_is_an_outage_with_a_plain_reason(prefix: str) -> None:
     """A closed port, a name that does not exist."""
     with following("127.0.0.1:1") as (source, sink):

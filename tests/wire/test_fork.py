@@ -67,6 +67,33 @@ def test_a_child_makes_a_call(net: Net) -> None:
     assert len(set(others[::2])) == 5
 
 
+def test_a_child_s_locks_are_made_when_it_is_used(net: Net) -> None:
+    """After the fork gunicorn's gevent worker replaces what locks are made of; one made before hangs its greenlets."""
+    net.server()
+    stub = net.stub()
+    stub.Unary(Request())
+
+    def used() -> str:
+        made: list[Any] = []
+
+        def replace(kind: str) -> None:
+            native = getattr(threading, kind)
+
+            def lock(*args: Any) -> Any:
+                made.append(native(*args))
+                return made[-1]
+
+            setattr(threading, kind, lock)
+
+        replace("Lock")
+        replace("Condition")
+        stub.Unary(Request(), timeout=2.0)
+        entrance, timers = net.mesh._entrance, net.mesh._timers
+        return str([any(lock is one for one in made) for lock in (entrance._waking["lock"], timers._wake)])
+
+    assert in_a_child(used) == "[True, True]"
+
+
 def test_a_child_makes_calls_of_every_style(net: Net) -> None:
     """A child makes futures, streams and asyncio calls, too, on channels that the parent made and used."""
     net.server()
