@@ -33,6 +33,7 @@ from proxyless.model.snapshot import (
 )
 from proxyless.model.topology import Endpoint, Watched
 from proxyless.model.traffic import DEFAULTS, TrafficPolicy, overlay, settled
+from proxyless.policy.backoff import strategies
 from proxyless.policy.balancers import Balancer
 from proxyless.policy.fault import Faults
 from proxyless.policy.hashing import hasher, sticky
@@ -269,6 +270,8 @@ class Compiler:
         name = route.name or f"route-{index}"
         targets = [clusters[key] for key in destinations(service, route)]
         hashed = any(self._pickers.hashes(target.policy.load_balancer) for target in targets)
+        if retry.counts:  # now, not when a call has failed: for want of files, perhaps, and on somebody's loop
+            strategies(retry.backoff.base, retry.backoff.max, retry.attempts)
         planned = PlannedRoute(
             name=name,
             route=route,

@@ -14,7 +14,7 @@ from typing import Any
 
 @lru_cache(maxsize=256)
 def strategies(base: float, longest: float, attempts: int) -> tuple[Callable[[Any], bool], Callable[[Any], float]]:
-    """tenacity's (stop, wait) for a policy; tenacity is imported when a first call has failed, not before."""
+    """tenacity's (stop, wait) for a policy; tenacity is imported by who asks first: the compiler, off the call path."""
     from tenacity import stop_after_attempt, wait_exponential
 
     return stop_after_attempt(attempts + 1), wait_exponential(multiplier=base, max=longest)
