@@ -159,7 +159,7 @@ class _Lines:
     """What a tap prints, each line when it comes: a column grows with what has stood in it so far."""
 
     def __init__(self) -> None:
-        self._widths = [12, 7, 36, 12, 22, 21, 9, 0]
+        self._widths = [12, 7, 36, 12, 22, 21, 9]
 
     def head(self) -> None:
         """What the columns are."""
@@ -182,8 +182,9 @@ class _Lines:
         sys.stdout.flush()
 
     def _columns(self, *texts: str) -> str:
-        self._widths = [max(width, min(len(text), WIDEST)) for width, text in zip(self._widths, texts, strict=True)]
-        return "  ".join(f"{text:<{width}}" for text, width in zip(texts, self._widths, strict=True))
+        *others, last = texts
+        self._widths = [max(width, min(len(text), WIDEST)) for width, text in zip(self._widths, others, strict=True)]
+        return "  ".join([*(f"{text:<{width}}" for text, width in zip(others, self._widths, strict=True)), last])
 
 
 def took(seconds: float) -> str:

@@ -6,7 +6,7 @@ import threading
 from collections.abc import Callable, Sequence
 from typing import Any, TypeAlias
 
-from proxyless.model.codes import SERVER_ERRORS
+from proxyless.model.codes import SERVER_ERRORS, Code
 from proxyless.model.snapshot import ClusterKey, Feedback, Result
 from proxyless.model.traffic import LOCALITY, TrafficPolicy
 from proxyless.policy.breaker import Breaker
@@ -182,7 +182,7 @@ class DestinationState:
                     told = self._judged(node, code, why, now)
             idle = node.retired and not node.inflight
         for gone, reason in told:
-            self._tell("ejected", self._key, gone.address, reason)
+            self._tell("ejected", self._key, gone.address, f"{reason}; for {gone.outlier.ejected_until - now:.0f} s")
         if settled:
             self._settled()
         if ticket:
@@ -267,7 +267,7 @@ class DestinationState:
             self._panic.called(code not in SERVER_ERRORS)
         ejected = []
         if why and detector.eject(node.outlier, now):
-            ejected = [(node, why)]
+            ejected = [(node, f"{why}, the last with {Code(code).name}")]
         elif why and node.outlier in self._nodes:
             self._panic.kept(node.outlier, len(self._nodes) - detector.out, detector.out)
         if now >= detector.due_at:
@@ -295,7 +295,8 @@ class DestinationState:
         if was_out and state == HEALTHY:
             self._tell("readmitted", self._key, node.address, "its probes succeeded")
         elif state == EJECTED and code:
-            self._tell("ejected", self._key, node.address, "a probe failed")
+            left = node.outlier.ejected_until - now
+            self._tell("ejected", self._key, node.address, f"a probe failed with {Code(code).name}; for {left:.0f} s")
         self._settled()
 
     # -- looking in

@@ -60,8 +60,9 @@ def test_columns_stand_below_each_other_however_long_a_name_is(capsys: pytest.Ca
     line = {"at": 0.0, "seconds": 0.01, "service": "orders", "method": "/shop.Orders/PutOneOfTheirManyOrders"}
     line |= {"destination": "orders", "subset": None, "route": "all", "endpoint": A, "status": "OK", "refused": None}
     lines.head()
-    for service in ("orders", "a-service-with-a-long-name", "orders", "x" * 4 * WIDEST, "orders"):
+    for service in ("a", "a-service-with-a-long-name", "orders", "x" * 4 * WIDEST, "orders"):
         lines.show(process, {**line, "service": service, "attempts": [made(A, "OK")]})
     _, short, long, after, _, last = capsys.readouterr().out.splitlines()
     assert long.index(A) == after.index(A) > short.index(A)
     assert last.index(A) < 3 * WIDEST
+    assert long.index("  OK") == after.index("  OK")

@@ -43,17 +43,22 @@ class World:
 
 
 @pytest.mark.parametrize(
-    "answer",
-    [BROKEN, UNAVAILABLE, Reply(OPEN, end=BROKEN, lasts=1.0), Outcome(Code.UNIMPLEMENTED)],
+    ("answer", "code"),
+    [
+        (BROKEN, "INTERNAL"),
+        (UNAVAILABLE, "UNAVAILABLE"),
+        (Reply(OPEN, end=BROKEN, lasts=1.0), "INTERNAL"),
+        (Outcome(Code.UNIMPLEMENTED), "UNIMPLEMENTED"),
+    ],
     ids=["internal", "unavailable", "a stream that breaks", "unimplemented"],
 )
-def test_so_many_failures_in_a_row_eject_and_calls_keep_away(answer: Behaviour) -> None:
+def test_so_many_failures_in_a_row_eject_and_calls_keep_away(answer: Behaviour, code: str) -> None:
     """Five, by default; an error in the trailers of a stream counts as much as any (Envoy: not at all)."""
     world = World()
     assert world.calls(8, a=answer).count("a") == 4
     assert world.known.told == []
     world.calls(2, a=answer)
-    assert world.known.told == [("ejected", "a:1", "consecutive_5xx")]
+    assert world.known.told == [("ejected", "a:1", f"consecutive_5xx, the last with {code}; for 30 s")]
     assert world.calls(50, at=29.9) == ["b"] * 50
 
 
@@ -71,7 +76,8 @@ def test_no_answer_in_time_counts_as_a_failure() -> None:
     world = World()
     for _ in range(10):
         play(ENTRY, rpc(world.snapshot, timeout=0.25), a=Reply(OK, after=9.0))
-    assert world.known.told == [("ejected", "a:1", "consecutive_5xx")]
+    why = "consecutive_5xx, the last with DEADLINE_EXCEEDED; for 30 s"  # that callers wait too short a time shows
+    assert world.known.told == [("ejected", "a:1", why)]
 
 
 @pytest.mark.parametrize("refusal", ["limit", "deadline"])
@@ -116,7 +122,7 @@ def test_a_failed_probe_ejects_for_twice_as_long() -> None:
     """30 s, then 60 s."""
     world = World().ejected()
     assert world.calls(4, at=30, a=BROKEN).count("a") == 1
-    assert world.known.told[1:] == [("ejected", "a:1", "a probe failed")]
+    assert world.known.told[1:] == [("ejected", "a:1", "a probe failed with INTERNAL; for 60 s")]
     assert world.calls(20, at=89.9) == ["b"] * 20
     assert "a" in world.calls(2, at=90)
 
@@ -199,7 +205,8 @@ def test_what_began_before_an_ejection_says_nothing_new_after_it() -> None:
     for _ in range(12):
         simulation.call(ENTRY, rpc(world.snapshot))
     simulation.run()
-    assert [told for told in world.known.told if told[0] != "panic"] == [("ejected", "a:1", "consecutive_5xx")]
+    why = "consecutive_5xx, the last with INTERNAL; for 30 s"
+    assert [told for told in world.known.told if told[0] != "panic"] == [("ejected", "a:1", why)]
     assert (world.node("a").outlier.times, world.node("a").outlier.ejected_until) == (1, START + 1 + 30)
 
 
@@ -210,7 +217,7 @@ def test_rates_are_compared_once_an_interval_by_the_call_that_finds_it_over() ->
     world.calls(60, at=9.9, a=BROKEN)
     assert world.known.told == []
     world.calls(1, at=10)
-    assert world.known.told == [("ejected", "a:1", "failure_percentage")]
+    assert world.known.told == [("ejected", "a:1", "failure_percentage; for 30 s")]
 
 
 def test_where_most_of_the_rest_fail_too_everybody_is_called() -> None:
