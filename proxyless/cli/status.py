@@ -198,6 +198,10 @@ def _standing(entry: Mapping[str, Any]) -> str:
 
 
 def _doubts(status: Mapping[str, Any]) -> None:
+    if unread := status["source"].get("watches", {}).get("documents", {}).get("unread"):
+        screen.line()
+        screen.line(("No client reads: ", DOUBTFUL), ", ".join(unread))
+        screen.line(("A document's key below the prefix is `mesh`, or `services/` and the name of a service.", QUIET))
     for watch, reason in status["suspicious"].items():
         screen.line()
         screen.line((f"Not believed of {watch}: ", DOUBTFUL), reason)

@@ -112,6 +112,7 @@ class Watch:
             "errors": self._watcher.failures,
             "last_error": self._last_error or None,
             "doubt": self._belief.doubt or None,
+            **({"unread": list(unread)} if (unread := getattr(self._belief, "unread", ())) else {}),
             "last_contact_ms": self._last_contact or None,
         }
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import base64
 import binascii
 import json
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, Protocol
 from urllib.parse import quote
 
@@ -18,6 +18,9 @@ from proxyless.control.vanishing import LATER, SOON, UNTIL_IT_MOVES, Stragglers,
 from proxyless.control.watcher import FLOORS, Answer, News, Unanswered
 
 OK, FORBIDDEN, ABSENT = 200, 403, 404
+
+MOST, LONGEST = 20, 120
+"""How many keys that no client reads are named, and how much of each."""
 
 
 class Ask(Protocol):
@@ -29,7 +32,7 @@ class Ask(Protocol):
 class Documents:
     """What is believed of the answers to one watch on `prefix`; `tell` hears of it.
 
-    `doubt` says what is not believed at present, or "".
+    `doubt` says what is not believed at present, or ""; `unread` are keys below the prefix that are no document's.
     """
 
     def __init__(
@@ -47,6 +50,7 @@ class Documents:
         self._vanishing = Vanishing(hold, now)
         self._stragglers = Stragglers(hold, now)
         self.doubt = ""
+        self.unread: Sequence[str] = ()
 
     @property
     def path(self) -> str:
@@ -139,12 +143,14 @@ class Documents:
     def _read(self, answer: Answer) -> tuple[dict[str, RawDocument], str]:
         """The documents in an answer, and what in it can't be read; raises ValueError if nothing can."""
         documents: dict[str, RawDocument] = {}
-        unreadable = ""
+        unreadable, unread = "", []
         for entry in _entries(answer):
             full = entry.get("Key")
             key = full.removeprefix(f"{self._prefix}/") if isinstance(full, str) else ""
             service = key.removeprefix(SERVICES)
             if key in ("", full) or (key != MESH_KEY and (service in ("", key) or "/" in service)):
+                if key not in ("", full) and not key.endswith("/"):  # a folder, as Consul's own pages make them
+                    unread.append(key[:LONGEST])
                 continue
             try:
                 documents[key] = RawDocument(key, _text(entry), str(entry.get("ModifyIndex")), f"consul:{full}")
@@ -152,6 +158,7 @@ class Documents:
                 unreadable = f"Consul's answer about {full} is not base64; it stays as it was"
                 if key in self._known:
                     documents[key] = self._known[key]
+        self.unread = sorted(unread)[:MOST]
         return documents, unreadable
 
 

@@ -30,6 +30,19 @@ def file(folder: Path, name: str, text: str) -> Path:
     return path
 
 
+def test_a_document_at_a_place_that_nobody_reads_is_told(consul: ConsulAgent, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Written by hand, one letter beside: it has no effect, and `status` says so."""
+    monkeypatch.setenv("PROXYLESS_SOURCE", f"consul://{consul.address}?prefix=slips/v1")
+    consul.put_kv("slips/v1/service/web", "routes: []")
+    status = call("status")
+    assert status.exit_code == 0
+    assert "No client reads: service/web" in status.stdout
+    consul.put_kv("slips/v1/services/web", "routes: [{directResponse: {status: NOT_FOUND}}]")
+    told = json.loads(call("status", "-o", "json").stdout)
+    assert told["source"]["watches"]["documents"]["unread"] == ["service/web"]
+    assert [document["document"] for document in told["documents"]] == ["services/web"]
+
+
 def test_what_a_client_sees_comes_from_kv_and_catalog(
     consul: ConsulAgent, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

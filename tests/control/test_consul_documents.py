@@ -290,3 +290,15 @@ def test_an_agent_that_cannot_tell_whether_it_is_allowed_is_a_failure(stage: Sta
     with pytest.raises(Unanswered, match="won't say"):
         stage.hears(kv(None), 25)
     assert len(stage.told) == 1
+
+
+def test_keys_that_are_no_documents_are_named(stage: Stage) -> None:
+    """Whoever wrote `service/web` waits for it to take effect. A folder is none, nor is what came before the slip."""
+    slips = {"service/web": "routes: []", "services/web/v2": "{}", "web": "{}", "services/": None, "old/": None}
+    stage.hears(kv({**BOTH, **slips}), 21)
+    assert stage.texts[-1] == BOTH
+    assert stage.documents.unread == ["service/web", "services/web/v2", "web"]
+    stage.hears(kv(BOTH), 22)
+    assert stage.documents.unread == []
+    stage.hears(kv(BOTH | {f"x{number:03}" + "y" * 500: "" for number in range(50)}), 23)
+    assert (len(stage.documents.unread), max(map(len, stage.documents.unread))) == (20, 120)
