@@ -15,7 +15,7 @@ from typing import Any
 
 from proxyless.cli.failures import Misuse
 from proxyless.control import MESH_KEY, SERVICES, RawDocument
-from proxyless.control.file import SUFFIXES, FileSource, content
+from proxyless.control.file import OF_SERVICES, SUFFIXES, FileSource, content
 from proxyless.control.syntax import Parsed, parse, render_path
 from proxyless.model.findings import Finding
 from proxyless.model.topology import Endpoint, Watched
@@ -87,6 +87,8 @@ def _read(path: Path) -> list[Draft]:
     if not data.keys() & {"service", "services", "mesh", "endpoints"}:
         if "defaults" in data:
             return [_whole(path, MESH_KEY, text, parsed)]
+        if not data.keys() & set(OF_SERVICES):
+            return _bundle(path)  # a slip in a key of its top, which its reader names
         hint = "add `service: NAME` at its top; a bundle has `services:` or `mesh:`"
         return [_broken(path, Finding("", "does not say which service it is for", 1, hint))]
     return _bundle(path)

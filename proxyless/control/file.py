@@ -6,6 +6,7 @@ effect as a whole: files are read again when one of them changed, and what they 
 
 from __future__ import annotations
 
+import difflib
 import json
 import logging
 import threading
@@ -16,13 +17,13 @@ from pathlib import Path
 from typing import Any, TypeAlias
 
 from proxyless.control import MESH_KEY, SERVICES, RawDocument, Sink
-from proxyless.control.dialects import decode
-from proxyless.control.dialects.native import LANGUAGE
+from proxyless.control.dialects import decode, other_language
+from proxyless.control.scanner import quoted
 from proxyless.control.syntax import MAX_BYTES, Parsed, parse
 from proxyless.control.watcher import over
 from proxyless.control.wording import MOST, decoded, finding
 from proxyless.model.documents import FileEndpoint
-from proxyless.model.findings import Finding, Invalid
+from proxyless.model.findings import Finding
 from proxyless.model.quantities import NAME
 from proxyless.model.topology import NOWHERE, Endpoint, Locality, Watched
 
@@ -32,7 +33,7 @@ LATER = 10.0
 """Seconds until the next look after one that failed in whoever was told: each has a traceback in the log."""
 SUFFIXES = (".yaml", ".yml", ".json")
 _BUNDLE = ("apiVersion", "mesh", "services", "endpoints")
-_OF_SERVICES = ("discovery", "subsets", "routes", "trafficPolicy")
+OF_SERVICES = ("discovery", "subsets", "routes", "trafficPolicy")
 
 log = logging.getLogger("proxyless")
 
@@ -182,19 +183,25 @@ class FileSource:
 
 def _bundle_problems(parsed: Parsed) -> list[Finding]:
     """What keeps a file from being a bundle; its documents are judged one by one, and not here."""
-    known = f"the keys here are {', '.join(_BUNDLE)}"
-    alone = f"{known}; a file for one service alone says which: service: NAME"
     problems = [
-        finding(parsed.lines, (key,), "is not a key that is known here", alone if key in _OF_SERVICES else known)
+        finding(parsed.lines, (key,), "is not a key that is known here", _meant(key))
         for key in parsed.data
         if key not in _BUNDLE
     ]
-    language = parsed.data.get("apiVersion", LANGUAGE)
-    if language != LANGUAGE:
-        problems.append(finding(parsed.lines, ("apiVersion",), f"must be {LANGUAGE}"))
+    if (wrong := other_language(parsed)) is not None:
+        problems.append(wrong)
     if not isinstance(parsed.data.get("services") or {}, dict):
         problems.append(finding(parsed.lines, ("services",), "must be a mapping of names to documents"))
     return problems
+
+
+def _meant(key: str) -> str:
+    """What to write instead of `key` at the top of a bundle."""
+    known = f"the keys here are {', '.join(_BUNDLE)}"
+    if key in OF_SERVICES:
+        return f"{known}; a file for one service alone says which: service: NAME"
+    near = difflib.get_close_matches(key[:60], _BUNDLE, n=1)
+    return f"did you mean {quoted(near[0])}?" if near else known
 
 
 def _parts(file: str, parsed: Parsed) -> dict[str, RawDocument]:
@@ -249,21 +256,12 @@ def _endpoints(parsed: Parsed, findings: list[Finding]) -> dict[str, list[Endpoi
     entries, wrong = decoded(given, Mapping[str, tuple[FileEndpoint, ...]], parsed.lines, ("endpoints",))
     findings.extend(wrong)
     for service, written in (entries or {}).items():
-        for index, entry in enumerate(written):
-            path = ("endpoints", service, index)
-            try:
-                made.setdefault(service, []).append(_endpoint(service, entry))
-            except Invalid as invalid:
-                for field, reason in invalid.problems:
-                    findings.append(finding(parsed.lines, (*path, field) if field else path, reason))
+        made[service] = [_endpoint(service, entry) for entry in written]
     return made
 
 
 def _endpoint(service: str, entry: FileEndpoint) -> Endpoint:
-    try:
-        locality = Locality.parse(entry.locality) if entry.locality else NOWHERE
-    except Invalid as wrong:
-        raise Invalid(("locality", str(wrong))) from None
+    locality = Locality.parse(entry.locality) if entry.locality else NOWHERE
     host, _, port = entry.address.rpartition(":")
     # What a filter sees: as if Consul had the instance, with the labels for its meta.
     record = {

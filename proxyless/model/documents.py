@@ -6,9 +6,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Annotated, Literal
 
+from proxyless.model.findings import Invalid
 from proxyless.model.quantities import STRICT, AtMost, Checked, Duration, Name, checked
 from proxyless.model.routes import RetryPolicy, Route, ensure_unique_names
-from proxyless.model.topology import Discovery
+from proxyless.model.topology import Discovery, Endpoint, Locality
 from proxyless.model.traffic import TrafficPolicy
 
 Version = Literal["proxyless/v1"]
@@ -68,3 +69,16 @@ class FileEndpoint:
     labels: Annotated[Mapping[str, str], AtMost(64)] = field(default_factory=dict, hash=False)
     locality: Annotated[str, AtMost(400)] = ""
     weight: int = 1
+
+    def __post_init__(self) -> None:
+        """What would be wrong with the endpoint, said of the file's own fields."""
+        problems = []
+        try:
+            Locality.parse(self.locality)
+        except Invalid as wrong:
+            problems.append(("locality", str(wrong)))
+        try:
+            Endpoint(self.address, self.weight, labels=self.labels)
+        except Invalid as wrong:
+            problems += wrong.problems
+        checked(self, *problems)

@@ -69,6 +69,13 @@ def test_what_has_no_effect_is_noted_and_no_finding(run: Run, tmp_path: Path) ->
     assert [(note["line"], note["path"]) for note in made["notes"]] == [(4, "routes[1]")]
 
 
+def test_a_slip_in_a_bundle_s_top_key_is_named_as_a_client_would(run: Run, tmp_path: Path) -> None:
+    """It was said to be a service's document without a name."""
+    result = run("validate", "-f", write(tmp_path, "mesh.yaml", "servces: {web: {}}\n"))
+    assert result.exit_code == 1
+    assert result.stdout.endswith(':1: servces: is not a key that is known here; did you mean "services"?\n')
+
+
 def test_files_are_checked_beside_each_other(run: Run, tmp_path: Path) -> None:
     """A subset of another service has to be in that service's document, where that is given."""
     web = write(tmp_path, "web.yaml", "service: web\nroutes:\n- split:\n  - {service: shop, subset: canry}\n")

@@ -231,11 +231,40 @@ def test_all_that_is_wrong_with_a_bundle_is_said_at_once(file: Path) -> None:
             "services.web.routes (line 2): must be a list, got 7 (a number); begin each entry with a "
             "dash, or put [ ] "
             "around it",
-            "servces (line 1): is not a key that is known here; the keys here are apiVersion, mesh, "
-            "services, endpoints",
+            'servces (line 1): is not a key that is known here; did you mean "services"?',
             "endpoints.web[0].address (line 3): must be host:port with a port of 1 to 65535, got 'x'",
         ]
     }
+
+
+def test_all_that_is_wrong_with_the_endpoints_is_said_at_once(file: Path) -> None:
+    """What is of the wrong kind hid what could not be called, until it was mended."""
+    file.write_text(
+        "endpoints:\n  web:\n  - {address: localhost:1, weight: 70000, locality: a/b/c/d}\n"
+        "  - {address: '127.0.0.1:1', weight: 1.5}\n  - {adress: x}\n"
+    )
+    reading = Reading(file, "web")
+    assert reading.errors() == {
+        "file mesh.yaml": [
+            "endpoints.web[0].locality (line 3): must be region/zone/subzone, got 'a/b/c/d'",
+            "endpoints.web[0].address (line 3): must not be localhost, which names a different machine for every "
+            "reader; use the address",
+            "endpoints.web[0].weight (line 3): must be 0 to 65535, got 70000",
+            "endpoints.web[1].weight (line 4): must be a whole number, got 1.5 (a number)",
+            "endpoints.web[2].address (line 5): is required",
+            'endpoints.web[2].adress (line 5): is not a key that is known here; did you mean "address"?',
+        ]
+    }
+
+
+def test_a_file_of_another_system_is_refused_with_what_to_do(file: Path) -> None:
+    """As in KV: what was found, and where to look."""
+    file.write_text("apiVersion: networking.istio.io/v1\nkind: VirtualService\nspec: {hosts: [web]}\n")
+    (errors,) = Reading(file).errors().values()
+    assert (
+        'apiVersion (line 1): must be proxyless/v1, got "networking.istio.io/v1"; documents of another system are not '
+        "read: say the same in this language (see `proxyless schema`)"
+    ) in errors
 
 
 def test_a_file_that_disappears_leaves_what_it_said(file: Path) -> None:

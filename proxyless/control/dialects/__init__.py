@@ -30,21 +30,30 @@ def decode(
         return None, raw.findings
     parsed = _parsed(raw)
     kind = MeshDocument if raw.key == MESH_KEY else ServiceDocument
-    language = parsed.data.get("apiVersion", native.LANGUAGE) if isinstance(parsed.data, dict) else native.LANGUAGE
-    dialect = DIALECTS.get(language) if isinstance(language, str) else None
-    if dialect is None:
-        known = ", ".join(sorted(DIALECTS))
-        reason = f"must be {known}, got {quoted(str(language))}"
-        foreign = isinstance(language, str) and "/" in language and "proxyless" not in language
-        hint = FOREIGN if foreign else ""
-        return None, [Finding("apiVersion", reason, parsed.lines.get(("apiVersion",)), hint)]
-    value, findings = dialect(parsed, kind, balancers)
+    if (wrong := other_language(parsed)) is not None:
+        return None, [wrong]
+    value, findings = DIALECTS[_language(parsed)](parsed, kind, balancers)
     named = getattr(value, "service", None)
     wanted = raw.key.removeprefix(SERVICES)
     if value is not None and named is not None and named != wanted:
         reason = f'says "{named}", but the document lies where "{wanted}" is expected'
         return None, [Finding("service", reason, parsed.lines.get(("service",)), "make both the same")]
     return value, findings
+
+
+def other_language(parsed: Parsed) -> Finding | None:
+    """That a document says it is in a language which is not in the table, or None."""
+    language = _language(parsed)
+    if language in DIALECTS:
+        return None
+    reason = f"must be {', '.join(sorted(DIALECTS))}, got {quoted(language)}"
+    hint = FOREIGN if "/" in language and "proxyless" not in language else ""
+    return Finding("apiVersion", reason, parsed.lines.get(("apiVersion",)), hint)
+
+
+def _language(parsed: Parsed) -> str:
+    data = parsed.data
+    return str(data.get("apiVersion", native.LANGUAGE)) if isinstance(data, dict) else native.LANGUAGE
 
 
 def placed(raw: RawDocument, findings: Sequence[Finding]) -> Sequence[Finding]:
