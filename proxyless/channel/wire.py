@@ -67,11 +67,13 @@ def checked(metadata: Iterable[tuple[str, str | bytes]]) -> Any:
     for key, value in metadata:
         if key not in _KNOWN_KEYS:
             if isinstance(key, bytes):
-                return checked(_with_text_keys(metadata))
+                return checked(_as_sent(metadata))
             _check_key(key)
         if key[-4:] == "-bin":
             continue
         if not isinstance(value, (str, bytes)):
+            if value is None:
+                return checked(_as_sent(metadata))
             raise TypeError(f"metadata {key!r} has a value that is neither str nor bytes: {type(value).__name__}")
         text = value.decode("latin-1") if isinstance(value, bytes) else value
         if not (text.isascii() and text.isprintable()):
@@ -82,9 +84,11 @@ def checked(metadata: Iterable[tuple[str, str | bytes]]) -> Any:
     return metadata
 
 
-def _with_text_keys(metadata: Iterable[tuple[str | bytes, str | bytes]]) -> list[tuple[str, str | bytes]]:
-    """Keys as text: grpcio takes them as bytes too, and routes are matched on text."""
-    return [(key.decode("latin-1") if isinstance(key, bytes) else key, value) for key, value in metadata]
+def _as_sent(metadata: Iterable[tuple[Any, Any]]) -> list[tuple[str, Any]]:
+    """Keys as text, for routes are matched on text and grpcio takes bytes too; and "" for None, which grpcio sends so
+    unless the key says that it is bytes."""
+    texts = [(key.decode("latin-1") if isinstance(key, bytes) else key, value) for key, value in metadata]
+    return [(key, "" if value is None and not key.endswith("-bin") else value) for key, value in texts]
 
 
 def _check_key(key: str) -> None:

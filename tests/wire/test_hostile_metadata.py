@@ -96,7 +96,9 @@ def test_what_belongs_to_http2_is_refused(net: Net, pair: tuple[str, str]) -> No
 
 
 @either_way
-@pytest.mark.parametrize("pair", [("x-user", 5), (5, "a"), ("x-user-bin", "text"), ("x-user-bin", 10**9)])
+@pytest.mark.parametrize(
+    "pair", [("x-user", 5), (5, "a"), ("x-user-bin", "text"), ("x-user-bin", 10**9), ("x-user-bin", None)]
+)
 def test_what_is_neither_text_nor_bytes(net: Net, way: str, pair: Any) -> None:
     """A value or key of another type is a TypeError, as text is under a -bin key."""
     server = net.server()
@@ -122,10 +124,11 @@ def test_what_is_neither_text_nor_bytes(net: Net, way: str, pair: Any) -> None:
         (("x-user", b"bytes"), "bytes"),
         ((b"x-user", "text"), "text"),
         (("x-user", ""), ""),
+        (("x-user", None), ""),
         (("x-user-bin", bytes(range(256))), bytes(range(256))),
         (("x-user-bin", b""), b""),
     ],
-    ids=["7 KB", "every character", "bytes", "a key in bytes", "nothing", "every byte", "no byte"],
+    ids=["7 KB", "every character", "bytes", "a key in bytes", "nothing", "None", "every byte", "no byte"],
 )
 def test_what_is_unusual_but_legal(net: Net, way: str, pair: Any, arrives: str | bytes) -> None:
     """Metadata that is legal arrives as it was sent, however unusual."""
