@@ -6,7 +6,6 @@ lists of balancers, where the source is. Nothing else in the library knows how t
 
 from __future__ import annotations
 
-import functools
 import os
 import random
 import threading
@@ -30,7 +29,7 @@ from proxyless.control import Source
 from proxyless.control.compiler import Compiler
 from proxyless.control.feed import Feed
 from proxyless.control.soon import Soon
-from proxyless.control.sources import Factory, default_url, factory
+from proxyless.control.sources import Factory, default_url, factory, given
 from proxyless.control.standing import Here, client_number
 from proxyless.control.switches import switched_off
 from proxyless.entrance import Entrance
@@ -78,13 +77,10 @@ def connect(
         here = Locality.parse(locality or os.environ.get("PROXYLESS_LOCALITY", "")) or NOWHERE
     except Invalid as wrong:
         raise ConfigError(f"connect(locality={locality!r}): {wrong}") from None
-    if source is None or isinstance(source, str):
-        try:
-            make = factory(source or default_url())
-        except ValueError as wrong:
-            raise ConfigError(f"connect: {wrong}") from None
-    else:
-        make = functools.partial(lambda given: (given, None), source)  # the factory of one that is there already
+    try:
+        make = factory(source or default_url()) if source is None or isinstance(source, str) else given(source)
+    except ValueError as wrong:
+        raise ConfigError(f"connect: {wrong}") from None
     telling = (tracer_provider, meter_provider)
     known = _all_balancers(balancers or {})
     mesh = Mesh(make, dict(labels or {}), here, known, [log_event, *observers], admin, telling)

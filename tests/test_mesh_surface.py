@@ -67,3 +67,9 @@ def test_a_slip_in_services_is_said_and_leaves_no_threads(tmp_path: Path, servic
     path.write_text("services: {web: {}}\n")
     with pytest.raises(proxyless.ConfigError, match=says):
         proxyless.connect(f"file:{path}", services=services)
+
+
+def test_a_path_is_no_source_and_what_to_write_is_said() -> None:
+    """A source is a URL in text, or an object that can be watched."""
+    with pytest.raises(proxyless.ConfigError, match=r"write 'file:mesh\.yaml'"):
+        proxyless.connect(Path("mesh.yaml"))  # type: ignore[arg-type]

@@ -57,7 +57,11 @@ class Meshed(Adoption):
     def __init__(self, service: str | None, mesh: Opens | None, rules: Mapping[str, str] | None) -> None:
         if service == "":
             raise ConfigError("meshed(service): a service has a name, got ''")
-        super().__init__(service, None if rules is None else Rules(rules), (lambda: mesh) if mesh else default_mesh)
+        if mesh is not None and not (callable(getattr(mesh, "channel", None)) and hasattr(mesh, "aio_channel")):
+            raise ConfigError(f"mesh=: a mesh is what proxyless.connect() returns; got {mesh!r}")
+        super().__init__(
+            service, None if rules is None else Rules(rules), default_mesh if mesh is None else lambda: mesh
+        )
 
     def __call__(self, makes: T) -> T:
         """Decorate `makes`."""

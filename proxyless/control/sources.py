@@ -65,6 +65,15 @@ def default_url() -> str:
     return os.environ.get("PROXYLESS_SOURCE") or "consul://"
 
 
+def given(source: Source) -> Factory:
+    """The maker of one that is there already; raises ValueError for what is none."""
+    if not all(callable(getattr(source, name, None)) for name in ("start", "watch", "close")):
+        what = "a source is a URL in text, or an object with the methods of proxyless.control.Source"
+        advice = f"; write 'file:{source}'" if isinstance(source, os.PathLike) else ""
+        raise ValueError(f"{what}; got {source!r}{advice}")
+    return lambda: (source, None)
+
+
 def factory(url: str) -> Factory:
     """The maker of the source that `url` names; raises ValueError with what to write instead."""
     scheme, colon, _ = url.partition(":")

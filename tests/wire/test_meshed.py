@@ -12,6 +12,7 @@ from typing import Any
 import grpc
 import pytest
 
+import proxyless
 from proxyless import ConfigError, meshed
 from proxyless.channel.sync import MeshChannel
 from proxyless.protos import echo_pb2_grpc
@@ -307,10 +308,19 @@ def test_wrong_arguments_are_told_by_grpcio(net: Net) -> None:
 
 
 @pytest.mark.parametrize(
-    "wrong", [lambda: meshed(""), lambda: meshed(7), lambda: meshed(rules={"": "x"}), lambda: meshed(rules=["a:1"])]
+    "wrong",
+    [
+        lambda: meshed(""),
+        lambda: meshed(7),
+        lambda: meshed(rules={"": "x"}),
+        lambda: meshed(rules=["a:1"]),
+        lambda: meshed("echo", mesh="file:mesh.yaml"),
+        lambda: meshed("echo", mesh=proxyless),
+        lambda: proxyless.install({"a:1": "echo"}, mesh="file:mesh.yaml"),
+    ],
 )
 def test_what_can_not_be_meant_is_said_at_once(wrong: Callable[[], Any]) -> None:
-    """A service or a rule without a name is an error where it is written."""
+    """A service or a rule without a name, and a mesh that is none, are errors where they are written."""
     with pytest.raises(ConfigError):
         wrong()
 
