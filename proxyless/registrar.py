@@ -50,7 +50,8 @@ def register(
     may be started before or afterwards. Returns at once; a Consul that is down is asked again until it is
     there, and told again when it has forgotten. At the end, and on SIGTERM, the server leaves without failing
     a call: it is no longer healthy, its entry is removed, `drain` seconds pass in which whoever watches sends
-    their calls elsewhere, then it stops with `grace` seconds for the calls it has.
+    their calls elsewhere, then it stops with `grace` seconds for the calls it has. Where another process serves at
+    the same port (workers, the successor in a restart) the entry is its, too, and stays.
 
     `port` is where the server listens. `address` is where others reach it; by default what the local Consul
     agent advertises for this machine, else the address its packets leave from. `meta` and `tags` become the

@@ -169,15 +169,26 @@ class Register:
         self.heard.append("close")
 
 
-def heard(registry: Register, instance: Instance, doubts: Iterable[str] = ()) -> list[str]:
+def heard(
+    registry: Register, instance: Instance, doubts: Iterable[str] = (), *, shared: bool = False, haste: bool = False
+) -> list[str]:
     """What a registry hears until it has answered everything and the presence has left.
 
-    `doubts` are what its server's health is found to lack, until it lacks nothing."""
+    `doubts` are what its server's health is found to lack, until it lacks nothing; `shared`: somebody else serves at
+    its address, too."""
     found = iter(doubts)
-    presence = Presence(instance, lambda: registry, interval=0.01, doubt=lambda *_: next(found, ""), rng=lambda: 1.0)
+    presence = Presence(
+        instance,
+        lambda: registry,
+        interval=0.01,
+        doubt=lambda *_: next(found, ""),
+        another=lambda _: shared,
+        rng=lambda: 1.0,
+    )
     presence.start()
     assert registry.done.wait(5)
-    presence.leave()
+    assert presence.ready.wait(5) or not shared
+    presence.leave(haste=haste)
     return registry.heard
 
 
@@ -194,6 +205,19 @@ def test_an_answer_that_never_came_may_have_been_a_yes() -> None:
     found = heard(Register(OSError("no answer")), Instance("shop", 1, "10.0.0.5"))
     assert found[0] == "register shop-10.0.0.5-1 passing"
     assert found[-2:] == ["deregister shop-10.0.0.5-1", "close"]
+
+
+def test_an_entry_that_another_process_has_as_well_stays(caplog: pytest.LogCaptureFixture) -> None:
+    """Workers share a port, a restart overlaps: the entry is also theirs. At the interpreter's end nobody looks."""
+    caplog.set_level("INFO", "proxyless")
+    instance = Instance("shop", 1, "10.0.0.5")
+    register, leave = "register shop-10.0.0.5-1 passing", "deregister shop-10.0.0.5-1"
+    assert [one for one in heard(Register(None), instance, shared=True) if not one.startswith("has")] == [
+        register,
+        "close",
+    ]
+    assert caplog.messages[-1] == "shop-10.0.0.5-1 stays registered: another process serves there"
+    assert heard(Register(None), instance, shared=True, haste=True)[-2:] == [leave, "close"]
 
 
 def test_an_entry_that_cant_be_looked_up_is_not_made_again(caplog: pytest.LogCaptureFixture) -> None:

@@ -14,7 +14,7 @@ from collections.abc import Callable
 from typing import Final, Protocol
 
 from proxyless.model.instance import Instance
-from proxyless.server.probe import doubt
+from proxyless.server.probe import another, doubt
 
 log = logging.getLogger("proxyless")
 
@@ -63,18 +63,21 @@ class Presence:
         *,
         interval: float,
         doubt: Callable[[Instance, threading.Event], str] = doubt,
+        another: Callable[[Instance], bool] = another,
         rng: Callable[[], float] = random.random,
     ) -> None:
         self.instance = instance
         self._open = open_registry
         self._interval = interval
         self._doubt = doubt
+        self._another = another
         self._rng = rng
         self._registry: Registry | None = None
         self._tried = False  # to enter it: from then on it may be there, whatever we heard
         self._entered = False
         self._passing = False
         self._said = ""
+        self._alone = False
         self._leaving = threading.Event()
         self.ready = threading.Event()
         self._thread = threading.Thread(target=self._run, name="proxyless-register", daemon=True)
@@ -83,8 +86,12 @@ class Presence:
         """Begin; returns at once."""
         self._thread.start()
 
-    def leave(self) -> None:
-        """Remove the entry; back when it is gone, or can't be helped."""
+    def leave(self, *, haste: bool = False) -> None:
+        """Remove the entry, unless it is another process's too; back when it is done, or can't be helped.
+
+        Whoever leaves has said by then that it is not serving. `haste`: there is no time to look for others.
+        """
+        self._alone = haste
         self._leaving.set()
         self._thread.join(LEAVE_WITHIN)
 
@@ -134,7 +141,10 @@ class Presence:
         if self._registry is None:
             return
         try:
-            if self._tried:
+            if self._passing and not self._alone and self._another(self.instance):
+                # Who shares the port shares the entry: taken out, it would be missing until they look again.
+                log.info("%s stays registered: another process serves there", self.instance.id)
+            elif self._tried:
                 self._registry.deregister(self.instance.id)
                 log.info("%s is deregistered", self.instance.id)
         except Exception as e:

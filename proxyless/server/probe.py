@@ -19,6 +19,14 @@ from proxyless.model.instance import Instance
 PATIENCE: Final = 5.0
 """Seconds that a server is given to answer: it may be about to be started."""
 
+CONNECTIONS: Final = 8
+"""Each reaches one of those who listen at the port, by chance: of two, both but once in 256."""
+
+HASTE: Final = 0.5
+"""Seconds for all of these: the server is leaving."""
+
+SERVING: Final = health_pb2.HealthCheckResponse.SERVING
+
 _OPTIONS: Final = (
     ("grpc.use_local_subchannel_pool", 1),
     ("grpc.initial_reconnect_backoff_ms", 100),
@@ -41,7 +49,7 @@ def doubt(instance: Instance, leaving: threading.Event) -> str:
             try:
                 # A server that is not started yet has its port open already, and answers as soon as it is.
                 status = check(question, timeout=0.25, wait_for_ready=True).status
-                if status == health_pb2.HealthCheckResponse.SERVING:
+                if status == SERVING:
                     return ""
                 why = f"the health service at {instance.target} says that it is not serving"
             except grpc.RpcError as e:
@@ -50,6 +58,27 @@ def doubt(instance: Instance, leaving: threading.Event) -> str:
                 break
             leaving.wait(0.05)
     return why
+
+
+def another(instance: Instance) -> bool:
+    """Whether somebody serves at the address of `instance` now that it has said that it doesn't any more.
+
+    A port may have several processes behind it: a pool of workers, or the predecessor and the successor of a
+    restart. The kernel shares its connections among them (SO_REUSEPORT, which gRPC sets by default on Linux).
+    """
+    question = health_pb2.HealthCheckRequest(service=instance.service)
+    until = time.monotonic() + HASTE
+    for _ in range(CONNECTIONS):
+        left = until - time.monotonic()
+        if left <= 0.0:
+            break
+        with inspect.unwrap(grpc.insecure_channel)(instance.target, options=_OPTIONS) as channel:
+            try:
+                if health_pb2_grpc.HealthStub(channel).Check(question, timeout=left).status == SERVING:
+                    return True
+            except grpc.RpcError:
+                continue  # nobody, or nobody who knows the service
+    return False
 
 
 def _meaning(error: grpc.RpcError, instance: Instance) -> str:

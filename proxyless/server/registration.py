@@ -131,7 +131,7 @@ class Registration:
         elif self._first():
             try:
                 last = self._health.leave(self._service)
-                self._leave_presence()
+                self._leave_presence(haste=True)
                 if last:
                     self._server.stop(None)
             finally:
@@ -174,13 +174,13 @@ class Registration:
         if self._first():
             _STRANDED.append(self._server)
             try:
-                self._leave_presence()
+                self._leave_presence(haste=True)
             finally:
                 self._has_left()
 
-    def _leave_presence(self) -> None:
+    def _leave_presence(self, *, haste: bool = False) -> None:
         if self._presence is not None:
-            self._presence.leave()
+            self._presence.leave(haste=haste)
 
     def _first(self) -> bool:
         with self._lock:

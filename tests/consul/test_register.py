@@ -42,11 +42,11 @@ def agent(consul: ConsulAgent, monkeypatch: pytest.MonkeyPatch) -> ConsulAgent:
 
 
 @contextlib.contextmanager
-def serving(*, started: bool = True) -> Iterator[tuple[grpc.Server, int]]:
+def serving(*, started: bool = True, port: int = 0) -> Iterator[tuple[grpc.Server, int]]:
     """A gRPC server on loopback, and its port."""
     with ThreadPoolExecutor(4) as pool:
-        server = grpc.server(pool)
-        port = server.add_insecure_port("127.0.0.1:0")
+        server = grpc.server(pool, options=[("grpc.so_reuseport", 1)])
+        port = server.add_insecure_port(f"127.0.0.1:{port}")
         if started:
             server.start()
         try:
@@ -156,6 +156,20 @@ def test_what_a_crash_left_behind_is_replaced(agent: ConsulAgent) -> None:
             assert registration.ready(timeout=5)
             (entry,) = agent.health("crashed")
             assert entry["Service"]["ID"] == old
+
+
+def test_who_shares_a_port_leaves_the_entry_to_the_others(agent: ConsulAgent, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A successor starts, its predecessor ends: the entry must not be gone until the successor looks for it, 10 s
+    later. The last to leave takes it out."""
+    monkeypatch.setattr("proxyless.server.probe.CONNECTIONS", 64)  # the kernel chooses whom each of them reaches
+    monkeypatch.setattr("proxyless.server.probe.HASTE", 20.0)
+    with serving() as (old, port), proxyless.register(old, "shared", port=port, drain=0.0) as before:
+        assert before.ready(timeout=5)
+        with serving(port=port) as (new, _), proxyless.register(new, "shared", port=port, drain=0.0) as after:
+            assert after.ready(timeout=5)
+            before.close()
+            assert len(agent.health("shared")) == 1
+        assert agent.health("shared", passing=False) == []
 
 
 def test_a_health_service_that_does_not_know_it_is_named(
