@@ -15,8 +15,9 @@ from proxyless.channel.connectivity import candidates
 from proxyless.channel.links import Links
 from proxyless.channel.news import await_news
 from proxyless.channel.outgoing import identity, outgoing
+from proxyless.channel.profile import Profile
 from proxyless.channel.requests import replay_cap
-from proxyless.channel.subchannel import Profile, abandon, freeze, members
+from proxyless.channel.subchannel import abandon, freeze, members
 from proxyless.channel.sync import describe
 from proxyless.channel.wire import name_of
 from proxyless.channel.wires import AioWires

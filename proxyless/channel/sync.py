@@ -15,8 +15,9 @@ import grpc
 from proxyless.channel.connectivity import Connectivity
 from proxyless.channel.links import Links
 from proxyless.channel.outgoing import identity, outgoing
+from proxyless.channel.profile import Profile
 from proxyless.channel.requests import replay_cap
-from proxyless.channel.subchannel import Profile, abandon, freeze, members
+from proxyless.channel.subchannel import abandon, freeze, members
 from proxyless.channel.sync_stream import StreamStream, UnaryStream
 from proxyless.channel.sync_unary import StreamUnary, UnaryUnary
 from proxyless.channel.wire import name_of

@@ -15,7 +15,7 @@ from typing import Any
 import grpc
 import grpc.experimental
 
-from proxyless.channel.subchannel import Profile
+from proxyless.channel.profile import Profile
 from proxyless.context import Scope
 
 

@@ -11,8 +11,9 @@ from collections.abc import Callable
 from typing import Any
 
 from proxyless.channel.aio_requests import AioFeeding
+from proxyless.channel.profile import Profile
 from proxyless.channel.requests import Feeding, serializing
-from proxyless.channel.subchannel import Profile, Subchannels
+from proxyless.channel.subchannel import Subchannels
 from proxyless.channel.sync_scoped import ScopedStream, ScopedUnary, in_one_thread
 from proxyless.context import Scope
 from proxyless.model.snapshot import NodeState

@@ -15,7 +15,7 @@ from opentelemetry.metrics import MeterProvider, NoOpMeterProvider
 import proxyless
 from proxyless.admin import places
 from proxyless.admin.listener import LISTENER
-from proxyless.channel.subchannel import Profile
+from proxyless.channel.profile import Profile
 from proxyless.protos import echo_pb2_grpc
 from tests.wire.echo import Request, eventually
 from tests.wire.relay import Relay

@@ -9,7 +9,7 @@ from typing import Any
 import grpc
 import pytest
 
-from proxyless.channel.native import aio_factories, sync_factories
+from proxyless.channel.native import aio_factories, polls, sync_factories
 from tests.wire.echo import Request
 from tests.wire.ways import Net
 
@@ -54,3 +54,14 @@ def test_endpoint_channels_are_not_instrumented(net: Net, monkeypatch: pytest.Mo
 
     assert net.run("mesh", scene) == "m"
     assert calls == []
+
+
+def test_the_poller_is_seen(net: Net) -> None:
+    """While asyncio channels live one thread polls for all of them, and grpcio still calls it what we look for."""
+    net.server()
+
+    async def scene(stub: Any) -> bool:
+        await stub.Unary(Request())
+        return polls()
+
+    assert net.run("grpcio", scene)

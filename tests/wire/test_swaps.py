@@ -12,7 +12,8 @@ from typing import Any
 import grpc
 import pytest
 
-from proxyless.channel.subchannel import Profile, Subchannels
+from proxyless.channel.profile import Profile
+from proxyless.channel.subchannel import Subchannels
 from proxyless.channel.timers import Timers
 from proxyless.model.traffic import DEFAULTS
 from proxyless.protos import echo_pb2_grpc
