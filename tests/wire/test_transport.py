@@ -145,3 +145,24 @@ def test_connections_are_made_lazily(net: Net) -> None:
         stub.Unary(Request())
         assert relay.accepted + other.accepted == 1
         net.mesh.close()
+
+
+_RETRIES = """{"methodConfig": [{"name": [{}], "retryPolicy": {"maxAttempts": 4, "initialBackoff": "0.01s",
+"maxBackoff": "0.02s", "backoffMultiplier": 1, "retryableStatusCodes": ["INTERNAL"]}}]}"""
+
+
+def test_a_service_config_s_retries_are_the_mesh_s_to_make(net: Net) -> None:
+    """docs/adopting.md: of the four tries that a client's own config asks for one is made, as the route says."""
+    server = net.server()
+    net.document("{routes: [{retry: {attempts: 0}}]}")
+    options = [("grpc.service_config", _RETRIES)]
+    with pytest.raises(grpc.RpcError):
+        net.stub(options=options).Unary(Request(fail_code=13))
+    assert len(server.seen) == 1
+
+    async def scene(stub: Any) -> None:
+        with pytest.raises(grpc.RpcError):
+            await stub.Unary(Request(fail_code=13))
+
+    net.run("mesh", scene, options=options)
+    assert len(server.seen) == 2
