@@ -356,7 +356,9 @@ def test_a_look_that_fails_in_whoever_is_told_is_not_the_last(
     source = FileSource(file)
     source.start(sink)
     try:
-        file.write_text("services: {one: {}, two: {}}")
+        newer = file.with_suffix(".new")
+        newer.write_text("services: {one: {}, two: {}}")
+        newer.replace(file)
         assert sink.again.wait(10.0)
     finally:
         source.close()
