@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import importlib.util
 import os
+import re
 import runpy
+import shutil
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -17,6 +19,8 @@ from proxyless.cli.options import Source
 
 # Everything from the program's name on is the program's; what is before it and unknown to us is `-m`.
 CONTEXT = {"allow_interspersed_args": False, "ignore_unknown_options": True}
+
+_PYTHON = re.compile(r"python[0-9.]*(\.exe)?")
 
 pending: Callable[[], None] | None = None
 """The program, once it is known: it runs when the command line's own machinery is through, see `proxyless.cli`."""
@@ -66,8 +70,12 @@ def _check(program: list[str]) -> None:
             )
     elif name.startswith("-"):
         raise Misuse(f"run has no option {name[:40]}", "options of the program go after its name")
+    elif _PYTHON.fullmatch(Path(name).name) and not Path(name).is_dir():
+        raise Misuse(f"run is python itself, in the mesh: leave {name[:200]} out", "proxyless run app.py")
     elif not Path(name).exists():
-        raise Misuse(f"there is no program {name[:200]}", f"looked for it in {Path.cwd()}")
+        command = shutil.which(name)  # gunicorn, celery: where there are Python programs of that name
+        advice = f"if the command is written in Python: proxyless run {command}" if command else ""
+        raise Misuse(f"there is no program {name[:200]}", advice or f"looked for it in {Path.cwd()}")
 
 
 def _is_there(module: str) -> bool:

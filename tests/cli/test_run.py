@@ -125,6 +125,9 @@ def test_a_program_s_log_is_its_own(folder: Path) -> None:
     ("arguments", "says"),
     [
         (["nowhere.py"], "there is no program nowhere.py"),
+        (["python", "app.py"], "leave python out"),
+        ([sys.executable, "app.py"], "proxyless run app.py"),
+        (["env", "app.py"], "if the command is written in Python: proxyless run /"),
         (["-m", "nowhere.at_all"], "there is no module nowhere.at_all"),
         (["-m"], "-m takes the name of a module"),
         (["--no-such", "app.py"], "no option --no-such"),
