@@ -41,6 +41,7 @@ def server() -> Iterator[grpc.Server]:
         ({"service": ""}, "service: must have 1 to 128 characters"),
         ({"service": "a/b"}, "service: must be letters, digits and inner . _ -"),
         ({"port": 0}, "port: must be the port that the server listens on"),
+        ({"port": 0}, "got 0: `add_insecure_port` says which one it chose"),
         ({"port": "50051"}, "port: must be the port that the server listens on, 1 to 65535, got '50051'"),
         (
             {"address": "0.0.0.0"},

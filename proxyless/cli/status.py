@@ -70,7 +70,7 @@ def _findings(status: Mapping[str, Any]) -> bool:
     invalid = any(not document["accepted"] for document in status["documents"])
     there = {(entry["service"], entry["subset"]) for entry in status["endpoints"]}
     return invalid or any(
-        (one["known"] and (one["service"], one["subset"]) not in there) or _alarms(one)
+        (one["known"] and (one["service"], one["subset"]) not in there) or (_alarms(one) and not one.get("mirror"))
         for one in status["destinations"].values()
     )
 

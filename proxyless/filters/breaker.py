@@ -5,6 +5,8 @@ Above retry, so that it judges calls and not attempts: what a retry mended is a 
 
 from __future__ import annotations
 
+from math import ceil
+
 from proxyless.model.codes import SERVER_ERRORS, Code
 from proxyless.script import ABANDONED, OK, Outcome, Rpc, Script, Service, refuse
 
@@ -33,5 +35,5 @@ def breaker(rpc: Rpc, next: Service) -> Script[Outcome]:
 
 def _why(rpc: Rpc) -> str:
     left = rpc.cluster.state.retry_in(rpc.now)
-    again = f"it is tried again in {left:.1f} s" if left else "it is being tried again just now"
+    again = f"it is tried again in {ceil(left)} s" if left else "it is being tried again just now"
     return f"the circuit breaker of {rpc.cluster.key} is open: too many of its calls failed; {again}"

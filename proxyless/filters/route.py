@@ -86,7 +86,7 @@ def _first_snapshot(rpc: Rpc) -> Script[Outcome]:
                 Code.UNAVAILABLE,
                 "not_ready",
                 f"nothing was heard of {rpc.service} before the call's deadline: its source has not answered yet "
-                f"and no earlier state was found on disk; see `Mesh.status()`",
+                f"and no earlier state was found on disk; see `proxyless ps` and `Mesh.status()`",
             )
             return refusal
         rpc.snapshot = newer

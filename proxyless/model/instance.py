@@ -57,7 +57,8 @@ class Instance:
 
     def _problems(self) -> Iterator[tuple[str, str]]:
         if type(self.port) is not int or not 1 <= self.port <= 65535:
-            yield "port", f"must be the port that the server listens on, 1 to 65535, got {self.port!r:.40}"
+            hint = ": `add_insecure_port` says which one it chose" if self.port == 0 else ""
+            yield "port", f"must be the port that the server listens on, 1 to 65535, got {self.port!r:.40}{hint}"
         elif self.address and (wrong := address_problem(self.target)):
             yield "address", wrong
         if type(self.weight) is not int or not 1 <= self.weight <= HEAVIEST:

@@ -49,7 +49,7 @@ def test_an_open_breaker_refuses_at_once_and_says_so() -> None:
     assert (outcome.code, outcome.refused, outcome.unsent) == (Code.UNAVAILABLE, "circuit_open", True)
     assert outcome.details == (
         "proxyless: circuit_open: the circuit breaker of web is open: too many of its calls failed; "
-        "it is tried again in 0.1 s"
+        "it is tried again in 1 s"
     )
     assert world.known.told == [("breaker", "", "OPEN")]
     assert world.snapshot.clusters[WEB].state.status(START + 12)["breaker_retry_in"] == 18.0

@@ -123,7 +123,7 @@ def test_a_call_that_waited_in_vain_says_so_at_its_deadline() -> None:
     assert (outcome.code, outcome.refused) == (Code.UNAVAILABLE, "not_ready")
     assert outcome.details == (
         "proxyless: not_ready: nothing was heard of web before the call's deadline: its source has not "
-        "answered yet and no earlier state was found on disk; see `Mesh.status()`"
+        "answered yet and no earlier state was found on disk; see `proxyless ps` and `Mesh.status()`"
     )
 
 
