@@ -137,11 +137,22 @@ def _receiver(frame: FrameType) -> Adoption | None:
     code = frame.f_code
     if not code.co_argcount or code.co_varnames[0] not in ("self", "cls"):
         return None
-    receiver = frame.f_locals.get(code.co_varnames[0])
+    receiver = _first(frame)
     made = _MADE.get(id(receiver))
     if made is not None and made[0]() is receiver:
         return made[1]
     return adoption_of(receiver if isinstance(receiver, type) else type(receiver))
+
+
+def _first(frame: FrameType) -> Any:
+    """The first argument of the function that `frame` runs."""
+    known = frame.f_locals
+    first = known.get(frame.f_code.co_varnames[0])
+    # Until Python 3.13 that is a dictionary, made now, and the frame keeps it: what the function drops later would live
+    # as long as its call. It may be emptied while nobody has it but the frame and us (and the question how many do).
+    if type(known) is dict and sys.getrefcount(known) == 3:
+        known.clear()
+    return first
 
 
 def _user(frame: FrameType) -> FrameType:

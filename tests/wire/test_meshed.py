@@ -6,6 +6,7 @@ import asyncio
 import inspect
 import pickle
 import threading
+import weakref
 from collections.abc import Callable
 from typing import Any
 
@@ -302,6 +303,30 @@ def test_wrong_arguments_are_told_by_grpcio(net: Net) -> None:
     net.server()
     with meshed("echo", mesh=net.mesh), pytest.raises(TypeError, match="secure_channel"):
         grpc.secure_channel("a:1")
+
+
+def test_a_method_that_opens_a_channel_keeps_nothing_that_it_drops(net: Net) -> None:
+    """Who asks whose method runs must not hold its variables; and what the method itself made of them stays whole."""
+
+    class Thing:
+        pass
+
+    class Program:
+        def serve(self) -> tuple[bool, bool]:
+            thing = Thing()
+            known = weakref.ref(thing)
+            grpc.insecure_channel("else.test:1").close()
+            del thing
+            return known() is None, self.renders()
+
+        def renders(self) -> bool:
+            word = "kept"
+            mine: dict[str, str] = locals()
+            grpc.insecure_channel("else.test:1").close()
+            return mine["word"] == word
+
+    proxyless.install({"echo.test": "echo"}, mesh=net.mesh)
+    assert Program().serve() == (True, True)
 
 
 # -- mistakes
