@@ -166,7 +166,7 @@ class Doors:
         bound = vars(module)
         found = [name for name, value in list(bound.items()) if id(value) in new and only in (None, name)]
         for name in found:
-            setattr(module, name, new[id(bound[name])])
+            bound[name] = new[id(bound[name])]  # a module may have its own idea of what can be set
         return [f"{module_name}.{name}" for name in found]
 
 

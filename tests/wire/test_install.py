@@ -112,6 +112,22 @@ def test_beside_instrumentation(net: Net, monkeypatch: pytest.MonkeyPatch, first
     monkeypatch.undo()
 
 
+def test_a_module_that_lets_nothing_be_set(net: Net, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Such as one that checks its settings: the name that it bound is rebound, and nobody's install fails half done."""
+
+    class Closed(types.ModuleType):
+        def __setattr__(self, name: str, value: object) -> None:
+            raise AttributeError(f"no setting of the name {name}")
+
+    module = Closed("closed_library")
+    vars(module)["opens"] = native = grpc.insecure_channel
+    monkeypatch.setitem(sys.modules, "closed_library", module)
+    assert "closed_library.opens" in proxyless.install({"echo.test": "echo"}, mesh=net.mesh)
+    assert isinstance(module.opens("echo.test:1"), MeshChannel)
+    proxyless.uninstall()
+    assert module.opens is native
+
+
 def test_the_process_s_own_mesh(own_mesh: Net) -> None:
     """Connected by the first channel and not before; one for all; anew after somebody closed it."""
     make = proxyless.meshed("echo")(lambda: grpc.insecure_channel(NOWHERE))
