@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import weakref
 from collections.abc import Callable
 from typing import Any
 
@@ -54,3 +55,26 @@ def test_a_function_that_leaves_does_not_take_the_others_along(caplog: pytest.Lo
     assert over.wait(2.0)
     assert "a timer's function failed" in caplog.text
     timers.close()
+
+
+def test_an_alarm_that_is_forgotten_keeps_nothing() -> None:
+    """What is over before its time is let go of at once, with all that it holds, and is not called."""
+    timers = Timers()
+    called: list[str] = []
+
+    class Held:
+        def ring(self) -> None:
+            called.append("ring")
+
+    held = Held()
+    forget = timers.alarm(0.05, held.ring)
+    seen = weakref.ref(held)
+    del held
+    assert seen() is not None
+    forget()
+    assert seen() is None
+    over = threading.Event()
+    timers.alarm(0.1, over.set)
+    assert over.wait(2.0)
+    timers.close()
+    assert called == []

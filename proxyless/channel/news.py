@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import threading
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from proxyless.context import SCOPE
@@ -56,9 +57,12 @@ class Waiter:
         self._lock = threading.Lock()
         self._over = False
         self._slot.subscribe(self._look)
+        self._forget: Callable[[], None] = lambda: None
         if effect.until is not None:
-            channel.timers.after(max(0.0, effect.until - channel.clock()), lambda: self._end(None))
+            self._forget = channel.timers.alarm(max(0.0, effect.until - channel.clock()), lambda: self._end(None))
         self._look()
+        if self._over:  # while the alarm was set
+            self._forget()
 
     def _look(self) -> None:
         if self._slot.current.version > self._version:
@@ -70,6 +74,7 @@ class Waiter:
                 return
             self._over = True
         self._slot.unsubscribe(self._look)
+        self._forget()  # or the call and its request would be kept until its deadline
         # Not here: this may be the publishing thread, and what the caller does when called back may wait for it.
         self._timers.after(0.0, lambda: self._resume(reply))
 

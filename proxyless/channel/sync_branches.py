@@ -183,6 +183,21 @@ def break_off(script: Script[Outcome], branches: Branches | None) -> None:
         branches.end()
 
 
+class _Racing:
+    """Who waits for the first of several branches."""
+
+    __slots__ = ("branches", "forget", "resume")
+
+    def __init__(self, branches: Sequence[Any], resume: Callable[[Any], None]) -> None:
+        self.branches, self.resume = branches, resume
+        self.forget: Callable[[], None] = _nothing
+        """Lets go of the alarm that ends the wait."""
+
+
+def _nothing() -> None:
+    """There is none."""
+
+
 class Branches:
     """All attempts of one call, and whoever waits for the first of them."""
 
@@ -196,7 +211,7 @@ class Branches:
         """Whether the response is a stream."""
         self._lock = threading.Lock()
         self._all: list[Branch] = []
-        self._racing: tuple[Sequence[Any], Callable[[Any], None]] | None = None
+        self._racing: _Racing | None = None
         self._over = False
         self._adopted: Branch | None = None
 
@@ -219,10 +234,12 @@ class Branches:
             for branch in effect.branches:
                 if branch.outcome is not None:
                     return branch
-            self._racing = racing = (effect.branches, resume)
+            self._racing = racing = _Racing(effect.branches, resume)
         if effect.until is not None:
             left = effect.until - self.channel.clock()
-            self.channel.timers.after(max(0.0, left), lambda: self._late(racing))
+            racing.forget = self.channel.timers.alarm(max(0.0, left), lambda: self._late(racing))
+            if self._racing is not racing:  # it was decided meanwhile
+                racing.forget()
         return RACING
 
     def news(self) -> None:
@@ -230,19 +247,20 @@ class Branches:
         with self._lock:
             if self._racing is None:
                 return
-            branches, resume = self._racing
-            said = next((branch for branch in branches if branch.outcome is not None), None)
+            racing = self._racing
+            said = next((branch for branch in racing.branches if branch.outcome is not None), None)
             if said is None:
                 return
             self._racing = None
-        resume(said)
+        racing.forget()
+        racing.resume(said)
 
-    def _late(self, racing: tuple[Sequence[Any], Callable[[Any], None]]) -> None:
+    def _late(self, racing: _Racing) -> None:
         with self._lock:
             if self._racing is not racing:
                 return
             self._racing = None
-        racing[1](None)
+        racing.resume(None)
 
     def adopt(self, chosen: Any) -> Branch:
         """Keep this one, cancel the others."""
@@ -257,10 +275,12 @@ class Branches:
         """Cancel all. Returns whether the call's script was waiting for them: nothing else will resume it then."""
         with self._lock:
             self._over = True
-            waiting, self._racing = self._racing is not None, None
+            racing, self._racing = self._racing, None
+        if racing is not None:
+            racing.forget()
         for branch in list(self._all):
             branch.cancel()
-        return waiting
+        return racing is not None
 
     def perform(self, effect: Any, scope: Scope | None) -> Any:
         """Here and now, for a thread that waits for one response; not longer than its own caller does."""

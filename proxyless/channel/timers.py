@@ -42,6 +42,17 @@ class Timers:
                 self._begin()
             self._wake.notify()
 
+    def alarm(self, seconds: float, function: Callable[[], None]) -> Callable[[], None]:
+        """The same for what may be over before: call the result, and `function` is let go of with all that it holds."""
+        wanted = [function]
+
+        def ring() -> None:
+            for still in tuple(wanted):
+                still()
+
+        self.after(seconds, ring)
+        return wanted.clear
+
     def _begin(self) -> None:
         thread = threading.Thread(target=self._run, name="proxyless-timers", daemon=True)
         try:
