@@ -11,7 +11,7 @@ PROTOS := proxyless/protos/shop.proto proxyless/protos/echo.proto
 export PATH := $(PATH):$(CURDIR)/.cache/consul/usr/bin
 MAKEFLAGS += --no-print-directory
 .DEFAULT_GOAL := help
-.PHONY: help demo test check bench protos consul clean
+.PHONY: help demo test oldest check bench protos consul clean
 
 help: ## say what there is
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -21,6 +21,9 @@ demo: $(READY) consul ## real servers, a real Consul, real calls: watch where th
 
 test: $(READY) consul ## the whole test suite
 	@$(BIN)/python -m pytest -q
+
+oldest: consul ## calls, documents and commands, with the oldest dependencies that are allowed
+	@PYTHON=$(PYTHON) scripts/test-oldest
 
 check: $(READY) ## style, format, types, and generated code up to date
 	@$(BIN)/ruff check --quiet --output-format=concise .

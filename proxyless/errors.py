@@ -70,7 +70,8 @@ class MeshRpcError(grpc.RpcError, Finished):
     """
 
     def __init__(self, code: int, reason: str, details: str) -> None:
-        super().__init__(details)
+        # Not super(): on asyncio that is grpcio's, which (1.81 and before) takes no fewer than its own arguments.
+        Exception.__init__(self, details)
         self._code = _NAMES[int(code)]
         self._details = details
         self.reason = reason

@@ -101,3 +101,14 @@ def test_help_is_there_within_400_ms(program: Program) -> None:
         if statistics.median(took) <= 0.4:
             return
     pytest.fail(f"proxyless --help takes {statistics.median(took) * 1000:.0f} ms")
+
+
+def test_a_demo_whose_services_are_too_new_says_what_to_do(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The generated code refuses an older grpcio in its own words, with a traceback; the mesh itself would work."""
+    for name in [name for name in sys.modules if name.startswith(("proxyless.demo", "proxyless.protos"))]:
+        monkeypatch.delitem(sys.modules, name)
+    monkeypatch.setattr("grpc.__version__", "1.66.0")
+    done = run("demo")
+    assert done.exit_code == 1
+    assert "generated for later libraries than are installed: The grpc package installed is at version" in done.stderr
+    assert "pip install -U grpcio protobuf" in done.stderr

@@ -33,7 +33,9 @@ def test_the_source_may_be_named_before_the_command(run: Run, shop: str, before:
     assert run(*named, "services").stdout == run("services", "--source", shop).stdout
     assert run(*named, "routes", "shop", "-o", "json").exit_code == 0
     assert run(*named).exit_code == 2
-    assert "No such option: --source" in run(*named, "schema").stderr
+    refused = run(*named, "schema").stderr
+    assert "No such option" in refused
+    assert "--source" in refused
 
 
 def test_routes_are_shown_in_the_order_in_which_they_are_tried(run: Run, shop: str) -> None:
