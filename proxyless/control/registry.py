@@ -144,6 +144,8 @@ class Registry:
         if token := self._settings.current_token():
             said = said.replace(token, "<token>")  # whoever answers an error by showing the request
         right = "; its token needs service:write" if "ermission denied" in said else ""
+        if "ACL not found" in said:
+            right = "; its token is unknown or has expired"
         return f"{self.name} refuses to {what} it: {said.strip()[:200]}{right}"
 
 

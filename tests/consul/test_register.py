@@ -257,6 +257,9 @@ def test_a_token_needs_no_more_than_service_write(
         assert "forbidden is not registered yet" in caplog.text
         assert "needs service:write" in caplog.text
         assert enough not in caplog.text
+        monkeypatch.setenv("CONSUL_HTTP_TOKEN", "00000000-0000-4000-8000-00000000dead")
+        with proxyless.register(server, "unknown", **options):
+            until(lambda: "its token is unknown or has expired" in caplog.text)
 
 
 async def test_a_server_on_asyncio_lives_the_same_life(agent: ConsulAgent) -> None:

@@ -129,7 +129,8 @@ def test_status_of_a_process_in_trouble(net: Net) -> None:
     """Which endpoint is out and for how long, that the breaker is open and there is a panic: findings, not a JSON."""
     first, second = net.server("a"), net.server("b")
     net.document(
-        "{trafficPolicy: {circuitBreaker: {failureRate: 50, minimumRequests: 20, openFor: 60s}}, routes: [{name: all}]}"
+        "{trafficPolicy: {circuitBreaker: {failureRate: 50, minimumRequests: 20, openFor: 60s}}, "
+        "routes: [{name: all, retry: {attempts: 0}}]}"
     )
     stub = net.stub()
     for _ in range(30):
