@@ -102,7 +102,7 @@ def test_the_deadline_holds_for_all_attempts(net: Net, style: str, method: str) 
     began = time.monotonic()
     ending = talk(net, "mesh", style, method, Request(message="m", count=1), timeout=1.5).end()  # connecting included
     assert ending.code is grpc.StatusCode.DEADLINE_EXCEEDED
-    assert 1.45 < time.monotonic() - began < 9  # the servers would have answered by then
+    assert 1.45 < time.monotonic() - began < 4.2
     seen = [one for server in net.servers for one in server.seen]
     assert len(seen) == 2
     eventually(lambda: all(one.over.is_set() for one in seen))
