@@ -136,6 +136,7 @@ class Compiler:
                         made[key] = self._cluster(world, key)
                         clusters[key] = made[key][1]
                 tables[service] = self._table(world, service, clusters)
+                self._failing.pop(service, None)
             except Exception as failed:
                 tables[service] = self._as_before(service, failed, made, clusters)
         self._clusters, self._tables = made, tables

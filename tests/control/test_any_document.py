@@ -185,3 +185,5 @@ def test_a_defect_of_the_compiler_is_one_service_s_alone(
     hearing.says(web="routes: [{name: mended}]", new="routes: [{name: mended}]")
     assert [route.name for route in hearing.snapshot.services["web"].routes] == ["mended"]
     assert hearing.call("new")[0] == ["send n"]
+    hearing.says(web="routes: [{name: odd}]", new="routes: [{name: mended}]")
+    assert len([told for told in caplog.messages if "defect" in told]) == 3  # told again, for it was mended
