@@ -48,6 +48,7 @@ class Feed:
             self._saver = Saver(cache, loop.believed, lambda why: emit(Suspicious(source.name, "disk", why)))
             loop.on_change = self._saver.changed
             loop.on_silence = self.restore
+            loop.recall = cache.documents
 
     def start(self, services: Iterable[str], parent: Feed | None = None, current: Snapshot | None = None) -> None:
         """Listen to the source, and follow these services first. In a forked child: with what its parent's feed knows

@@ -27,7 +27,6 @@ from proxyless.events import (
     Suspicious,
 )
 from proxyless.model.documents import MeshDocument, ServiceDocument
-from proxyless.model.findings import Finding
 from proxyless.model.snapshot import Snapshot
 from proxyless.model.topology import Endpoint, Watched
 
@@ -71,6 +70,8 @@ class Loop:
         """Called when a watch has gone unanswered: the moment to ask the disk."""
         self.on_change: Callable[[], None] = lambda: None
         """Called after each publication: the moment to write to the disk."""
+        self.recall: Callable[[], Mapping[str, RawDocument]] = dict
+        """The documents that an earlier process wrote to the disk, if they are to be believed."""
 
     # -- what the mesh asks
 
@@ -209,21 +210,34 @@ class Loop:
     # -- merging
 
     def _take(self, documents: Mapping[str, RawDocument]) -> None:
-        """Decode what is new among `documents`; forget what is gone; set aside what is wrong."""
+        """Go by `documents`, as far as they are valid, and tell of those that are not."""
+        told, first = dict(self._rejected), self._raw is None
+        changed = self._judge(documents)
+        if first and self._rejected and "documents" not in self._restored and (known := self.recall()):
+            # As if the process that wrote these down had lived on: they are what was good last.
+            self._raw, self._accepted, self._rejected = None, {}, {}
+            self._judge(known)
+            self._judge(documents)
+        if changed or self._last is None:
+            self._rebuild(changed or ["documents"])
+        for key, rejected in self._rejected.items():
+            if told.get(key) != rejected:  # once a version, however often it is told
+                self._emit(ConfigRejected(rejected.raw.origin, rejected.findings, key in self._accepted))
+
+    def _judge(self, documents: Mapping[str, RawDocument]) -> list[str]:
+        """Decode what is new among `documents`; forget what is gone; set aside what is wrong. Returns what differs."""
         before = self._raw or {}
         self._raw = dict(documents)
         changed = [key for key in documents if key not in before or differs(before[key], documents[key])]
         gone = [key for key in {**self._accepted, **self._rejected} if key not in documents]
         last_good = dict(self._accepted)
-        told = dict(self._rejected)
         for key in gone:
             self._accepted.pop(key, None)
             self._rejected.pop(key, None)
-        news: dict[str, ConfigRejected] = {}
         for key in changed:
             value, findings = decode(documents[key], self._compiler.balancers)
             if value is None:
-                self._reject(documents[key], findings, news)
+                self._rejected[key] = Rejected(documents[key], tuple(findings))
             else:
                 self._accepted[key] = Accepted(value, documents[key])
                 self._rejected.pop(key, None)
@@ -232,14 +246,10 @@ class Loop:
             value = self._rejected.pop(key).value
             assert value is not None
             self._accepted[key] = Accepted(value, documents[key])
-        self._settle([*changed, *again, *gone], last_good, news)
-        if changed or gone or self._last is None:
-            self._rebuild([*changed, *gone] or ["documents"])
-        for key, event in news.items():
-            if told.get(key) != self._rejected.get(key):  # once a version, however often it is told
-                self._emit(event)
+        self._settle([*changed, *again, *gone], last_good)
+        return [*changed, *gone]
 
-    def _settle(self, keys: Sequence[str], last_good: Mapping[str, Accepted], news: dict[str, ConfigRejected]) -> None:
+    def _settle(self, keys: Sequence[str], last_good: Mapping[str, Accepted]) -> None:
         """Take back, one by one, the documents among `keys` that can't stand beside the others."""
         suspects = [key for key in keys if self._accepted.get(key) is not last_good.get(key)]
         while True:
@@ -257,17 +267,7 @@ class Loop:
                     self._accepted[key] = last_good[key]
                 raw = tried.raw if tried else last_good[key].raw
                 findings = compiled.findings.get(key) or [needed(*compiled.missed[key], gone=tried is None)]
-                self._reject(raw, placed(raw, findings), news, tried.value if tried else None)
-
-    def _reject(
-        self,
-        raw: RawDocument,
-        findings: Sequence[Finding],
-        news: dict[str, ConfigRejected],
-        value: ServiceDocument | MeshDocument | None = None,
-    ) -> None:
-        self._rejected[raw.key] = Rejected(raw, tuple(findings), value)
-        news[raw.key] = ConfigRejected(raw.origin, tuple(findings), raw.key in self._accepted)
+                self._rejected[key] = Rejected(raw, tuple(placed(raw, findings)), tried.value if tried else None)
 
     def _world(self) -> World:
         services: dict[str, ServiceDocument] = {}

@@ -78,6 +78,19 @@ def test_a_process_that_starts_without_consul_serves_from_the_disk(agent: Consul
     assert said["closed"] < 0.1
 
 
+def test_a_process_that_starts_while_a_document_is_invalid_goes_by_the_last_good_one(
+    agent: ConsulAgent, fleet: Fleet, known: Path
+) -> None:
+    """Somebody wrote it to KV by hand; who lives on goes by what was good last, and so does who begins."""
+    fleet.document({"routes": [{"split": [{"subset": "nobody"}]}]})
+    with connected(agent, known) as mesh:
+        assert called(stub(mesh)) == "new"
+        (document,) = mesh.status()["documents"]
+        assert not document["accepted"]
+        assert document["in_effect"]
+        assert mesh.status()["from_disk"] == []
+
+
 def test_what_came_from_the_disk_gives_way_to_what_consul_says(agent: ConsulAgent, fleet: Fleet, known: Path) -> None:
     """Not written back before Consul has confirmed it: an old state must not look new."""
     agent.pause()

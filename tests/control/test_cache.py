@@ -15,8 +15,10 @@ from proxyless.control import RawDocument
 from proxyless.control.cache import Cache, Saver, default_folder
 from proxyless.control.dialects import decode
 from proxyless.control.sources import factory
+from proxyless.events import ConfigRejected
+from proxyless.model.codes import Code
 from proxyless.model.topology import Endpoint, Locality, Watched
-from tests.control.hearing import Hearing
+from tests.control.hearing import GONE, Hearing
 from tests.fakes import FakeClock
 
 WEB = Watched("web")
@@ -288,6 +290,73 @@ def test_a_service_whose_document_was_never_valid_is_refused_after_a_restart_too
     second = restarted(first, cache, clock)
     assert second.call()[1].refused == "not_ready"
     assert second.errors().keys() == {"services/web"}
+
+
+def beginning(cache: Cache, clock: FakeClock, *wanted: str) -> Hearing:
+    """Another process, whose source speaks before the disk is asked."""
+    hearing = Hearing(*wanted)
+    hearing.loop.recall = next_process(cache, clock).documents
+    return hearing
+
+
+def kept(cache: Cache, hearing: Hearing) -> None:
+    """Its state is on the disk."""
+    believed = hearing.loop.believed()
+    assert believed is not None
+    cache.save(believed)
+
+
+def test_who_starts_while_a_document_is_invalid_goes_by_the_last_good_one(cache: Cache, clock: FakeClock) -> None:
+    """As a process that has lived on does; a restart is no worse. It is told so, and so is the next one after it."""
+    kept(cache, Hearing("web").says(web="routes: [{timeout: 3s}]", api="routes: []").lives("web", "a:1"))
+    for _ in range(2):
+        process = beginning(cache, clock, "web").says(web="routes: [{timeout: 3}]", api="routes: []")
+        process.lives("web", "a:1")
+        assert process.call()[0] == ["send a"]
+        assert process.snapshot.services["web"].routes[0].timeout == 3.0
+        assert process.errors().keys() == {"services/web"}
+        (rejected,) = process.told.of(ConfigRejected)
+        assert rejected.kept
+        assert process.loop.status()["from_disk"] == []
+        assert len(process.published) == 2  # with the endpoints; nothing of an earlier state was shown to calls
+        kept(cache, process)
+    assert process.says(web="routes: [{timeout: 4s}]").errors() == {}
+    assert process.snapshot.services["web"].routes[0].timeout == 4.0
+
+
+def test_the_same_goes_for_documents_that_can_t_stand_beside_each_other(cache: Cache, clock: FakeClock) -> None:
+    """One that is valid by itself and names a subset that is not there."""
+    kept(cache, Hearing("web").says(web="routes: [{timeout: 3s}]").lives("web", "a:1"))
+    process = beginning(cache, clock, "web").says(web="routes: [{split: [{subset: canary}]}]").lives("web", "a:1")
+    assert process.call()[0] == ["send a"]
+    assert process.errors().keys() == {"services/web"}
+
+
+def test_documents_that_are_gone_are_not_brought_back(cache: Cache, clock: FakeClock) -> None:
+    """The disk says what was good of those that there are; not which there are."""
+    kept(cache, Hearing("web", "api").says(web=GONE % "old", api=GONE % "old").lives("web", "a:1"))
+    process = beginning(cache, clock, "web", "api").says(web="routes: 7")
+    process.lives("api", "b:1")
+    assert process.call("api")[0] == ["send b"]
+    assert process.call("web")[1].code is Code.NOT_FOUND
+
+
+def test_who_finds_all_documents_valid_does_not_ask_the_disk(cache: Cache, clock: FakeClock) -> None:
+    """It may be slow, or hang."""
+    process = beginning(cache, clock, "web")
+    process.loop.recall = pytest.fail
+    process.says(web="routes: []").lives("web", "a:1")
+    assert process.call()[0] == ["send a"]
+    process.says(web="routes: 7")
+    assert process.call()[0] == ["send a"]
+
+
+def test_what_is_too_old_to_be_believed_is_no_last_good_state(cache: Cache, clock: FakeClock) -> None:
+    """Then the service is refused, as one whose first document is invalid."""
+    kept(cache, Hearing("web").says(web="routes: []").lives("web", "a:1"))
+    clock.advance(25 * 3600.0)
+    process = beginning(cache, clock, "web").says(web="routes: 7").lives("web", "a:1")
+    assert process.call()[1].refused == "not_ready"
 
 
 def test_the_saver_writes_once_what_changed_often(cache: Cache) -> None:
