@@ -105,7 +105,7 @@ def test_help_is_there_within_400_ms(program: Program) -> None:
 
 def test_a_demo_whose_services_are_too_new_says_what_to_do() -> None:
     """The generated code refuses an older grpcio in its own words, with a traceback; the mesh itself would work."""
-    older = "import grpc, sys; grpc.__version__ = '1.66.0'; sys.argv = ['proxyless', 'demo']"
+    older = "import grpc, sys; grpc.__version__ = '1.0.0'; sys.argv = ['proxyless', 'demo']"
     code = f"{older}; from proxyless.cli import main; main()"
     done = subprocess.run([sys.executable, "-c", code], cwd=CHECKOUT, capture_output=True, text=True, check=False)
     assert done.returncode == 1
