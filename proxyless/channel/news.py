@@ -56,8 +56,8 @@ class Waiter:
         self._resume = resume
         self._lock = threading.Lock()
         self._over = False
-        self._slot.subscribe(self._look)
         self._forget: Callable[[], None] = lambda: None
+        self._slot.subscribe(self._look)  # from here on somebody may publish
         if effect.until is not None:
             self._forget = channel.timers.alarm(max(0.0, effect.until - channel.clock()), lambda: self._end(None))
         self._look()
