@@ -84,10 +84,7 @@ def _followed(
 ) -> Explanation:
     endpoints = tuple(entry for cluster in route.clusters for entry in endpoints_of(cluster, now))
     answers = route.route.direct_response is not None
-    split = tuple(
-        {"service": cluster.key.service, "subset": cluster.key.subset or None, "percent": round(100 * share, 6)}
-        for cluster, share in zip(route.clusters, route.shares, strict=False)
-    )
+    split = tuple(split_of(route))
     retry = None
     hedge = None
     if route.hedge is not None and not answers:
@@ -170,6 +167,14 @@ def _hash(route: PlannedRoute, metadata: Sequence[tuple[str, Any]]) -> dict[str,
     if any(source.channel for source in route.route.hash):
         found = None  # every channel has a number of its own, which nobody can know here
     return {"of": [plain(source) for source in route.route.hash], "hash": None if found is None else f"{found:016x}"}
+
+
+def split_of(route: PlannedRoute) -> list[dict[str, Any]]:
+    """Where a route sends calls, each destination with its percentage of them."""
+    return [
+        {"service": cluster.key.service, "subset": cluster.key.subset or None, "percent": round(100 * share, 6)}
+        for cluster, share in zip(route.clusters, route.shares, strict=False)
+    ]
 
 
 def ladder_of(cluster: Cluster) -> list[dict[str, Any]]:

@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
-from proxyless.explain import endpoints_of, ladder_of, plain, state_of
+from proxyless.explain import endpoints_of, ladder_of, plain, split_of, state_of
 from proxyless.model.matches import Match, veiled
 from proxyless.model.route_table import ServiceTable
 from proxyless.model.snapshot import Cluster, NodeState, Snapshot
@@ -103,10 +103,7 @@ def _service(table: ServiceTable) -> dict[str, Any]:
         {
             "name": route.name,
             "match": [plain(_shown(block)) for block in route.route.match],
-            "split": [
-                {"service": cluster.key.service, "subset": cluster.key.subset or None, "percent": round(100 * share, 6)}
-                for cluster, share in zip(route.clusters, route.shares, strict=False)
-            ],
+            "split": split_of(route),
             "timeout": route.timeout,
             "directResponse": plain(route.route.direct_response),
         }

@@ -279,9 +279,10 @@ def _before_fork() -> None:
     living = members(_LIVING)
     for subchannels in living:
         subchannels.forget_ended_loops()
-    if living and polls() and not any(subchannels.polled for subchannels in living):
-        gc.collect()  # somebody else's channels, which may be garbage
     _polled = bool(living) and polls()
+    if _polled and not any(subchannels.polled for subchannels in living):
+        gc.collect()  # somebody else's channels, which may be garbage
+        _polled = polls()
 
 
 if hasattr(os, "register_at_fork"):

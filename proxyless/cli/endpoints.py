@@ -34,15 +34,13 @@ def endpoints(service: OneService = None, source: Source = None, output: Output 
     elif listed:
         table(listed)
         left_out(list(missing(view)))
-    empty = [cluster for cluster in view.snapshot.clusters.values() if cluster.known and not cluster.nodes]
-    for cluster in sorted(empty, key=lambda cluster: cluster.key):
-        screen.note(why_none(view, cluster))
+    empty = note_empty(view)
     refused = [table.rejected for table in view.snapshot.services.values() if table.rejected]
     for why in refused:
         screen.note(why)
     if not view.snapshot.clusters and output is Format.table:
         screen.line("no service has a document; name one to see its endpoints: proxyless endpoints SERVICE")
-    return view.end(bool(empty or refused))
+    return view.end(empty or bool(refused))
 
 
 def shown(entry: dict[str, Any]) -> dict[str, Any]:
@@ -118,6 +116,14 @@ def ladder(rungs: Sequence[Mapping[str, Any]], indent: int = 0) -> None:
 def state_style(state: str) -> str:
     """Healthy is good, warning is doubtful, everything else is bad."""
     return {"healthy": GOOD, "warning": DOUBTFUL}.get(state, BAD)
+
+
+def note_empty(view: View) -> bool:
+    """Say of each destination without an endpoint why it has none; returns whether there is such a one."""
+    empty = [cluster for cluster in view.snapshot.clusters.values() if cluster.known and not cluster.nodes]
+    for cluster in sorted(empty, key=lambda cluster: cluster.key):
+        screen.note(why_none(view, cluster))
+    return bool(empty)
 
 
 def why_none(view: View, cluster: Cluster) -> str:

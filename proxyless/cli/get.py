@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -23,17 +23,19 @@ Wanted = Annotated[
 def get(which: Wanted = None, source: Source = None, output: Output = Format.table) -> None:
     """Print a document as it is kept, or list all of them."""
     from proxyless.cli.documents import key_of, missing, stored
+    from proxyless.cli.review import known_balancers
 
     key = key_of(which) if which is not None else ""
     name, documents = stored(source)
+    known = known_balancers()
     if which is None:
-        _list(name, [_described(raw) for _, raw in sorted(documents.items())], output)
+        _list(name, [_described(raw, known) for _, raw in sorted(documents.items())], output)
         return
     raw = documents.get(key)
     if raw is None:
         raise missing(which, name, documents)
     if output is Format.json:
-        screen.as_json({**_described(raw), "text": _text(raw)})
+        screen.as_json({**_described(raw, known), "text": _text(raw)})
     else:
         screen.raw(_text(raw))
 
@@ -56,11 +58,10 @@ def _list(name: str, described: Sequence[Mapping[str, Any]], output: Format) -> 
         screen.line(f"there is no document at {name}; every service has the defaults")
 
 
-def _described(raw: RawDocument) -> dict[str, Any]:
-    from proxyless.cli.review import known_balancers
+def _described(raw: RawDocument, balancers: Collection[str]) -> dict[str, Any]:
     from proxyless.control.dialects import decode
 
-    _, findings = decode(raw, known_balancers())
+    _, findings = decode(raw, balancers)
     size = len(raw.text.encode() if isinstance(raw.text, str) else raw.text)
     return {
         "document": raw.key,

@@ -7,12 +7,12 @@ from collections.abc import Mapping
 from typing import Any
 
 from proxyless.cli import screen
-from proxyless.cli.endpoints import ladder, shown, state_style, subset_cell, why_none
+from proxyless.cli.endpoints import ladder, note_empty, shown, state_style, subset_cell
 from proxyless.cli.failures import Failure, Misuse
 from proxyless.cli.options import Format, Output, Source
 from proxyless.cli.process import Pid, asked
 from proxyless.cli.screen import BAD, DOUBTFUL, GOOD, NONE, QUIET, Cell
-from proxyless.cli.session import View, look
+from proxyless.cli.session import look
 
 MOST = 20
 """Endpoints of a process that are shown to a person, those that are not well first."""
@@ -31,15 +31,8 @@ def status(source: Source = None, pid: Pid = None, output: Output = Format.table
         silent = "ANSWERS IN PART ONLY" if view.in_part else "NOT ANSWERING"
         _show(view.status, silent if view.trouble else "")
         if not view.trouble:
-            _why_none(view)
+            note_empty(view)
     return view.end(_findings(view.status))
-
-
-def _why_none(view: View) -> None:
-    """Of destinations without an endpoint: what is registered instead, or what the token is not shown."""
-    for _, cluster in sorted(view.snapshot.clusters.items()):
-        if cluster.known and not cluster.nodes:
-            screen.note(why_none(view, cluster))
 
 
 def _of_process(pid: int, output: Format) -> int:

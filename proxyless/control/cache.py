@@ -56,7 +56,7 @@ class Cache:
 
         Without its documents nothing is: endpoints alone would be called as if no document forbade it.
         """
-        documents = self._documents()
+        documents = self.documents()
         if documents is None:
             return None
         endpoints = {}
@@ -69,9 +69,15 @@ class Cache:
             endpoints[watched] = [e for e in map(_endpoint, rest) if e is not None]
         return documents, endpoints
 
-    def documents(self) -> Mapping[str, RawDocument]:
-        """The documents alone: those that were in effect; none where nothing is there or it can't be believed."""
-        return self._documents() or {}
+    def documents(self) -> Mapping[str, RawDocument] | None:
+        """The documents alone: those that were in effect; None where nothing is there or it can't be believed."""
+        records = self._records("documents.jsonl")
+        if records is None:
+            return None
+        try:
+            return {raw.key: raw for raw in map(_raw, records)}
+        except (KeyError, TypeError, ValueError, OverflowError):
+            return None
 
     def save(self, state: State) -> None:
         """Write what has changed since the last time. Raises OSError."""
@@ -89,15 +95,6 @@ class Cache:
     def forget(self) -> None:
         """Have the next `save` write everything."""
         self._written.clear()
-
-    def _documents(self) -> Mapping[str, RawDocument] | None:
-        records = self._records("documents.jsonl")
-        if records is None:
-            return None
-        try:
-            return {raw.key: raw for raw in map(_raw, records)}
-        except (KeyError, TypeError, ValueError, OverflowError):
-            return None
 
     def _records(self, name: str) -> list[dict[str, Any]] | None:
         """The records of a file; None of one that is not there, old, foreign or broken."""

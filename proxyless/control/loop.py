@@ -70,7 +70,7 @@ class Loop:
         """Called when a watch has gone unanswered: the moment to ask the disk."""
         self.on_change: Callable[[], None] = lambda: None
         """Called after each publication: the moment to write to the disk."""
-        self.recall: Callable[[], Mapping[str, RawDocument]] = dict
+        self.recall: Callable[[], Mapping[str, RawDocument] | None] = lambda: None
         """The documents that an earlier process wrote to the disk, if they are to be believed."""
 
     # -- what the mesh asks
