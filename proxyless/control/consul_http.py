@@ -322,16 +322,19 @@ def _tls(words: str) -> str:
     return f"TLS failed: {words.rstrip('.')}" + next((f"; {mend}" for sign, mend in _TLS if sign in words), "")
 
 
+_PLAIN = "what answers there speaks no TLS: is it the port for plain HTTP?"
+_AUTHORITY = "its authority is not known here: CONSUL_CACERT names a file with it"
+_CLIENTS = "the agent may want a certificate of ours: CONSUL_CLIENT_CERT and CONSUL_CLIENT_KEY"
 _TLS = (
-    ("WRONG_VERSION_NUMBER", "what answers there speaks no TLS: is it the port for plain HTTP?"),
-    ("HTTP_REQUEST", "what answers there speaks no TLS: is it the port for plain HTTP?"),
+    ("WRONG_VERSION_NUMBER", _PLAIN),
+    ("HTTP_REQUEST", _PLAIN),
     ("expired", "renew it at the agent; or this machine's clock is wrong"),
     ("not yet valid", "is this machine's clock right?"),
-    ("issuer", "its authority is not known here: CONSUL_CACERT names a file with it"),
-    ("self-signed", "its authority is not known here: CONSUL_CACERT names a file with it"),
+    ("issuer", _AUTHORITY),
+    ("self-signed", _AUTHORITY),
     ("KEY_VALUES_MISMATCH", "CONSUL_CLIENT_KEY is not the key of CONSUL_CLIENT_CERT"),
     ("mismatch", "CONSUL_TLS_SERVER_NAME says which name it is for"),
-    ("EOF", _CLIENTS := "the agent may want a certificate of ours: CONSUL_CLIENT_CERT and CONSUL_CLIENT_KEY"),
+    ("EOF", _CLIENTS),
     ("CERTIFICATE_REQUIRED", _CLIENTS),
     ("HANDSHAKE_FAILURE", _CLIENTS),
     ("BAD_CERTIFICATE", _CLIENTS),

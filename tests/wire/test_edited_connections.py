@@ -14,7 +14,7 @@ from proxyless.state import Node
 from tests.wire.echo import Request, eventually
 from tests.wire.relay import Relay
 from tests.wire.test_swaps import Hammer
-from tests.wire.ways import Net, soon
+from tests.wire.ways import Net, rest, soon
 
 _STREAM = Request(message="m", count=40, delay_ms=20)
 
@@ -108,10 +108,7 @@ def test_a_stream_by_earlier_settings_is_finished_on_a_loop(net: Net) -> None:
             assert (await stub.Unary(Request())).served_by == "a"
             await asyncio.sleep(0.3)
             assert relay.open == 2
-            count = 1
-            while (await stream.read()) is not grpc.aio.EOF:
-                count += 1
-            assert (count, await stream.code()) == (40, grpc.StatusCode.OK)
+            assert (1 + await rest(stream), await stream.code()) == (40, grpc.StatusCode.OK)
             del stream  # C-core keeps a connection for as long as somebody holds a call that was made on it
             await soon(lambda: relay.open == 1)
 

@@ -188,3 +188,11 @@ async def soon(true: Callable[[], Any], within: float = 5.0) -> None:
     while not true():
         assert time.monotonic() < deadline, f"did not come true within {within:g} s"
         await asyncio.sleep(0.002)
+
+
+async def rest(stream: Any) -> int:
+    """Read an asyncio stream to its end; the number of messages that still came."""
+    count = 0
+    while (await stream.read()) is not grpc.aio.EOF:
+        count += 1
+    return count
